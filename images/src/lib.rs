@@ -1,0 +1,1 @@
+//! Recipes and archives become bootable, content-addressed images.

@@ -1,0 +1,5 @@
+//! Mayfly: a self-hosted GitHub Actions runner that gives every job a fresh microVM.
+
+mod sandbox;
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Mayfly's virtual machine monitor: KVM, devices, snapshots; one process per sandbox.
+
+pub mod config;
