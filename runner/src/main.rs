@@ -1,5 +1,4 @@
-//! Mayfly: a self-hosted GitHub Actions runner that gives every job a fresh microVM.
-
-mod sandbox;
+//! The `mayfly` command.
+#![forbid(unsafe_code)]
 
 fn main() {}

@@ -1,0 +1,7 @@
+//! Mayfly: a self-hosted GitHub Actions runner that gives every job a fresh microVM.
+//!
+//! The binary `mayfly` is a thin shell around this library, so that end-to-end tests and benches
+//! drive the same code. Rooms are named in the README.
+#![forbid(unsafe_code)]
+
+pub mod sandbox;
