@@ -1,5 +1,8 @@
 //! Host side of a sandbox: what the executor asks of the machine in which a job's steps run.
 
+#[cfg(test)]
+pub mod fake;
+
 use std::{future::Future, io};
 
 use tokio::{io::AsyncRead, sync::mpsc};
