@@ -4,4 +4,6 @@
 //! drive the same code. Rooms are named in the README.
 #![forbid(unsafe_code)]
 
+pub mod expression;
 pub mod sandbox;
+pub mod workflow;

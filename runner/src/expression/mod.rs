@@ -1,0 +1,3 @@
+//! The expression language of `${{ }}`: values, parser, evaluation.
+
+pub mod value;
