@@ -4,6 +4,8 @@
 //! drive the same code. Rooms are named in the README.
 #![forbid(unsafe_code)]
 
+pub mod checkout;
+pub mod config;
 pub mod expression;
 pub mod sandbox;
 pub mod workflow;

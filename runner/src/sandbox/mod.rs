@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub mod fake;
+pub mod identity;
 
 use std::{future::Future, io};
 

@@ -1,0 +1,269 @@
+//! The checkout at hand as a tar stream: what `mayfly run` copies into `GITHUB_WORKSPACE`.
+//!
+//! Git decides what belongs to it: tracked files and untracked ones that no ignore rule names. The
+//! `.git` folder stays on the host, because its configuration may hold credentials.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::{ffi::OsStringExt, fs::PermissionsExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Files of a checkout, as git lists them.
+#[derive(Debug)]
+pub struct Checkout {
+    root: PathBuf,
+    files: Vec<PathBuf>,
+    submodules: Vec<PathBuf>,
+}
+
+/// Why a checkout could not be listed or packed.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckoutError {
+    /// The folder is not inside a git work tree, or git itself failed.
+    #[error(
+        "{folder} is not a git checkout ({why}); run `git init` there, or name another folder with --directory"
+    )]
+    NotGit {
+        /// The folder asked about.
+        folder: PathBuf,
+        /// What git said.
+        why: String,
+    },
+    /// git is not installed.
+    #[error("git cannot be started: {0}; install the package git")]
+    NoGit(#[source] io::Error),
+    /// A file could not be read into the tar stream.
+    #[error("cannot pack {file}: {cause}")]
+    Pack {
+        /// The file, relative to the checkout.
+        file: PathBuf,
+        /// The cause.
+        cause: io::Error,
+    },
+    /// The receiver of the tar stream went away.
+    #[error("the copy of the checkout was cut off: {0}")]
+    Sink(#[source] io::Error),
+}
+
+impl Checkout {
+    /// Lists the checkout that contains `folder`.
+    ///
+    /// # Errors
+    /// [`CheckoutError::NotGit`] outside a work tree.
+    pub fn containing(folder: &Path) -> Result<Self, CheckoutError> {
+        let top = git(folder, &["rev-parse", "--show-toplevel"])?;
+        let root = PathBuf::from(OsString::from_vec(top.trim_ascii_end().to_vec()));
+        let listed = git(
+            &root,
+            &[
+                "ls-files",
+                "-z",
+                "--cached",
+                "--others",
+                "--exclude-standard",
+                "--deduplicate",
+            ],
+        )?;
+        let mut checkout = Self {
+            root,
+            files: Vec::new(),
+            submodules: Vec::new(),
+        };
+        for name in listed
+            .split(|&byte| byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            let path = PathBuf::from(OsString::from_vec(name.to_vec()));
+            match fs::symlink_metadata(checkout.root.join(&path)) {
+                Ok(metadata) if metadata.is_dir() => checkout.submodules.push(path),
+                Ok(metadata) if metadata.is_file() || metadata.is_symlink() => {
+                    checkout.files.push(path);
+                }
+                // Deleted in the work tree but still in the index, or a socket or a fifo.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(checkout)
+    }
+
+    /// Top folder of the work tree.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Number of files that will be copied.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether there is nothing to copy.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Submodules and nested repositories, which are not copied.
+    #[must_use]
+    pub fn submodules(&self) -> &[PathBuf] {
+        &self.submodules
+    }
+
+    /// Writes the files as a tar stream owned by root, with the modes and times that they have.
+    ///
+    /// # Errors
+    /// [`CheckoutError::Pack`] names the file that could not be read; a file that vanished since
+    /// it was listed is left out.
+    pub fn write_tar(&self, sink: impl io::Write) -> Result<(), CheckoutError> {
+        let mut tar = tar::Builder::new(sink);
+        tar.follow_symlinks(false);
+        for file in &self.files {
+            self.append(&mut tar, file)
+                .map_err(|cause| CheckoutError::Pack {
+                    file: file.clone(),
+                    cause,
+                })?;
+        }
+        tar.into_inner()
+            .and_then(|mut sink| sink.flush())
+            .map_err(CheckoutError::Sink)
+    }
+
+    fn append(&self, tar: &mut tar::Builder<impl io::Write>, file: &Path) -> io::Result<()> {
+        let path = self.root.join(file);
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&metadata);
+        header.set_uid(0);
+        header.set_gid(0);
+        if metadata.is_symlink() {
+            header.set_size(0);
+            return tar.append_link(&mut header, file, fs::read_link(&path)?);
+        }
+        header.set_mode(metadata.permissions().mode() & 0o777);
+        let content = fs::File::open(&path)?;
+        // The header states the length: a file that grows or shrinks meanwhile must not shift the
+        // entries after it.
+        let length = metadata.len();
+        header.set_size(length);
+        tar.append_data(
+            &mut header,
+            file,
+            io::Read::take(PaddedFile(content), length),
+        )
+    }
+}
+
+/// A file that reads as zeros past its end.
+struct PaddedFile(fs::File);
+
+impl io::Read for PaddedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => {
+                buffer.fill(0);
+                Ok(buffer.len())
+            }
+            read => Ok(read),
+        }
+    }
+}
+
+fn git(folder: &Path, arguments: &[&str]) -> Result<Vec<u8>, CheckoutError> {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(folder)
+        .args(arguments)
+        .output()
+        .map_err(CheckoutError::NoGit)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(CheckoutError::NotGit {
+        folder: folder.to_owned(),
+        why,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, io::Read, os::unix::fs::symlink, path::Path};
+
+    use super::{Checkout, CheckoutError, git};
+
+    fn repository() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        git(folder.path(), &["init", "-q"]).unwrap();
+        folder
+    }
+
+    fn packed(folder: &Path) -> BTreeMap<String, String> {
+        let mut bytes = Vec::new();
+        Checkout::containing(folder)
+            .unwrap()
+            .write_tar(&mut bytes)
+            .unwrap();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let path = entry.path().unwrap().display().to_string();
+                let mut content = String::new();
+                entry.read_to_string(&mut content).unwrap();
+                let link = entry
+                    .link_name()
+                    .unwrap()
+                    .map(|link| link.display().to_string());
+                (path, link.unwrap_or(content))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn tracked_and_untracked_files_are_packed_ignored_ones_and_git_are_not() {
+        let folder = repository();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("tracked", "1");
+        write("untracked", "2");
+        write("ignored", "3");
+        write(".gitignore", "ignored\n");
+        symlink("tracked", folder.path().join("link")).unwrap();
+        git(folder.path(), &["add", "tracked"]).unwrap();
+
+        let files = packed(folder.path());
+
+        assert_eq!(
+            files.keys().collect::<Vec<_>>(),
+            [".gitignore", "link", "tracked", "untracked"]
+        );
+        assert_eq!((&*files["tracked"], &*files["link"]), ("1", "tracked"));
+    }
+
+    #[test]
+    fn a_tracked_file_that_was_deleted_is_left_out() {
+        let folder = repository();
+        fs::write(folder.path().join("gone"), "x").unwrap();
+        git(folder.path(), &["add", "gone"]).unwrap();
+        fs::remove_file(folder.path().join("gone")).unwrap();
+        assert!(packed(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_folder_outside_git_is_refused_with_the_next_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Checkout::containing(folder.path()).unwrap_err();
+        assert!(matches!(error, CheckoutError::NotGit { .. }));
+        assert!(error.to_string().contains("git init"), "{error}");
+    }
+}

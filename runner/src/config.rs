@@ -1,0 +1,109 @@
+//! Where things are: the state folder and the programs that `mayfly` starts.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// Folders and programs of this installation.
+#[derive(Debug, Clone)]
+pub struct Installation {
+    /// Images, snapshots and run-time sockets: `$MAYFLY_STATE`, else `$XDG_STATE_HOME/mayfly`,
+    /// else `~/.local/state/mayfly`.
+    pub state: PathBuf,
+    /// Folder of the running executable, in which its companions lie.
+    programs: PathBuf,
+}
+
+/// Why the installation could not be located.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    /// No variable names a place for state.
+    #[error("no folder for state: set MAYFLY_STATE, XDG_STATE_HOME or HOME")]
+    NoHome,
+    /// The executable's own path is unknown.
+    #[error("the path of the running executable cannot be read: {0}; is /proc mounted?")]
+    NoExecutable(#[source] std::io::Error),
+    /// A program that belongs to the installation is missing.
+    #[error("{program} is not beside mayfly in {folder}; build it with `cargo build --release`")]
+    NoProgram {
+        /// Name of the program.
+        program: &'static str,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+}
+
+impl Installation {
+    /// Locates state and programs from the environment and the running executable.
+    ///
+    /// # Errors
+    /// [`LocateError`] when no variable names a home or `/proc` is not mounted.
+    pub fn locate() -> Result<Self, LocateError> {
+        let executable = env::current_exe().map_err(LocateError::NoExecutable)?;
+        let programs = executable.parent().unwrap_or(Path::new("/")).to_owned();
+        Ok(Self {
+            state: state_folder()?,
+            programs,
+        })
+    }
+
+    /// An installation with explicit folders, for tests and benches.
+    #[must_use]
+    pub fn at(state: PathBuf, programs: PathBuf) -> Self {
+        Self { state, programs }
+    }
+
+    /// The VMM's executable.
+    ///
+    /// # Errors
+    /// [`LocateError::NoProgram`] when it is not there.
+    pub fn vmm(&self) -> Result<PathBuf, LocateError> {
+        self.program("mayfly-vmm")
+    }
+
+    /// The guest agent's static executable, which image builds put into the initramfs.
+    ///
+    /// # Errors
+    /// [`LocateError::NoProgram`] when it is not there.
+    pub fn agent(&self) -> Result<PathBuf, LocateError> {
+        self.program("mayfly-guest")
+    }
+
+    /// The emulator wrapper for hosts without usable KVM.
+    ///
+    /// # Errors
+    /// [`LocateError::NoProgram`] when it is not there.
+    pub fn softkvm(&self) -> Result<PathBuf, LocateError> {
+        self.program("softkvm")
+    }
+
+    /// Folder of snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.state.join("snapshots")
+    }
+
+    fn program(&self, program: &'static str) -> Result<PathBuf, LocateError> {
+        let path = self.programs.join(program);
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(LocateError::NoProgram {
+            program,
+            folder: self.programs.clone(),
+        })
+    }
+}
+
+fn state_folder() -> Result<PathBuf, LocateError> {
+    let set = |name| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    set("MAYFLY_STATE")
+        .or_else(|| set("XDG_STATE_HOME").map(|path| path.join("mayfly")))
+        .or_else(|| set("HOME").map(|path| path.join(".local/state/mayfly")))
+        .ok_or(LocateError::NoHome)
+}
