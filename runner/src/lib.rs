@@ -7,5 +7,6 @@
 pub mod checkout;
 pub mod config;
 pub mod expression;
+pub mod job;
 pub mod sandbox;
 pub mod workflow;
