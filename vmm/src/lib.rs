@@ -1,3 +1,4 @@
 //! Mayfly's virtual machine monitor: KVM, devices, snapshots; one process per sandbox.
 
 pub mod config;
+pub mod jail;
