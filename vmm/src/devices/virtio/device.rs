@@ -1,10 +1,12 @@
 //! The border between the virtio-mmio transport and a device behind it.
 
+use std::ops::BitOrAssign;
 use std::os::fd::RawFd;
 
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
+use super::block::Block;
 use super::persist::VirtioDeviceState;
 
 /// A virtio device (virtio 1.2) behind the MMIO transport.
@@ -54,6 +56,11 @@ pub trait VirtioDevice: Send + std::fmt::Debug {
 
     /// State to be written into a snapshot; the machine is paused.
     fn save(&self) -> VirtioDeviceState;
+
+    /// The block device behind this trait, for copying its disk into a snapshot.
+    fn as_block(&self) -> Option<&Block> {
+        None
+    }
 }
 
 /// Interrupts that a device asks its transport to raise.
@@ -63,4 +70,17 @@ pub struct Raise {
     pub used: bool,
     /// The configuration space changed (interrupt status bit 1).
     pub config: bool,
+    /// A ring is unusable: the transport sets `DEVICE_NEEDS_RESET` and the device rests until then.
+    pub broken: bool,
+    /// The bound of one call was reached with work left: the transport notifies all queues again.
+    pub again: bool,
+}
+
+impl BitOrAssign for Raise {
+    fn bitor_assign(&mut self, other: Self) {
+        self.used |= other.used;
+        self.config |= other.config;
+        self.broken |= other.broken;
+        self.again |= other.again;
+    }
 }

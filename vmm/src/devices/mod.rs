@@ -1,0 +1,3 @@
+//! Devices of a microVM.
+
+pub mod virtio;

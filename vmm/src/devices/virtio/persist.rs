@@ -1,0 +1,27 @@
+//! Saved state of virtio devices, one variant per device.
+
+use serde::{Deserialize, Serialize};
+
+use super::block::BlockState;
+use super::rng::RngState;
+
+/// What a device keeps across a snapshot besides its queues.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VirtioDeviceState {
+    /// A disk.
+    Block(BlockState),
+    /// The random number source.
+    Rng(RngState),
+}
+
+impl VirtioDeviceState {
+    /// Name of the kind of device, for messages.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Block(_) => "block",
+            Self::Rng(_) => "rng",
+        }
+    }
+}
