@@ -3,3 +3,4 @@
 pub mod config;
 pub mod jail;
 pub mod devices;
+pub mod softkvm;
