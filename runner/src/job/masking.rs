@@ -146,10 +146,11 @@ impl Masker {
     #[must_use]
     pub fn mask_prefix(&self, text: &str, limit: usize, masked: usize) -> Prefix {
         let spans = self.spans(text, masked);
-        let mut cut = text.floor_char_boundary(limit.max(1));
-        if cut == 0 {
-            cut = text.ceil_char_boundary(1);
-        }
+        let border = |at: &usize| text.is_char_boundary(*at);
+        let before = (1..=limit.min(text.len())).rev().find(border);
+        let cut = before
+            .or_else(|| (1..text.len()).find(border))
+            .unwrap_or(text.len());
         let mut rest_masked = 0;
         let mut inside = Vec::with_capacity(spans.len());
         for span in spans {
