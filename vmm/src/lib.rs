@@ -1,6 +1,13 @@
 //! Mayfly's virtual machine monitor: KVM, devices, snapshots; one process per sandbox.
 
+pub mod arch;
 pub mod config;
-pub mod jail;
+pub mod control;
 pub mod devices;
+pub mod exit;
+pub mod jail;
+pub mod memory;
 pub mod softkvm;
+pub mod statistics;
+pub mod vcpu;
+pub mod vm;

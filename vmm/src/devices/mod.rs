@@ -1,3 +1,9 @@
 //! Devices of a microVM.
 
+mod bus;
+pub mod generation;
+pub mod power;
+pub mod serial;
 pub mod virtio;
+
+pub use bus::Devices;
