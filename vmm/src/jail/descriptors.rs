@@ -4,11 +4,11 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use super::{JailError, JailReport, Layer, mandatory};
+use super::{JailError, Journal, Layer, mandatory};
 
 /// Closes all descriptors but `kept`; of 0, 1 and 2, those not kept become `/dev/null`, so that no
 /// later descriptor takes their number and receives what a library prints.
-pub(super) fn close_all_but(kept: &[RawFd], report: &mut JailReport) -> Result<(), JailError> {
+pub(super) fn close_all_but(kept: &[RawFd], journal: &mut Journal) -> Result<(), JailError> {
     for &fd in kept {
         check_kept(fd)?;
     }
@@ -16,7 +16,7 @@ pub(super) fn close_all_but(kept: &[RawFd], report: &mut JailReport) -> Result<(
     let mut gaps = gaps_between(kept);
     gaps.try_for_each(|(first, last)| close_range(first, last))
         .map_err(mandatory("close_range"))?;
-    report.applied(Layer::Descriptors, format!("{} kept", kept.len()));
+    journal.applied(Layer::Descriptors, format!("{} kept", kept.len()));
     Ok(())
 }
 

@@ -2,14 +2,21 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{JailError, JailOptions, JailReport, Layer, mandatory};
+use super::{JailError, JailOptions, Journal, Layer, mandatory};
 
 /// Sets every limit to the wanted value, or to the hard limit at hand where that is lower.
-pub(super) fn apply(options: &JailOptions, report: &mut JailReport) -> Result<(), JailError> {
+/// With a uid of its own (`own_uid`) the number of threads is limited too; otherwise that limit
+/// would count what else the user runs, and the filters forbid new threads anyway.
+pub(super) fn apply(
+    options: &JailOptions,
+    own_uid: bool,
+    journal: &mut Journal,
+) -> Result<(), JailError> {
     // A write past the file size limit must fail with EFBIG (an I/O error for the guest), not end
     // the process.
     ignore_sigxfsz().map_err(mandatory("ignoring SIGXFSZ"))?;
-    for (resource, wanted) in wanted(options) {
+    let threads = own_uid.then_some((Resource::Nproc, options.max_threads));
+    for (resource, wanted) in wanted(options).into_iter().chain(threads) {
         let hard = getrlimit(resource).maximum;
         let value = Some(hard.map_or(wanted, |hard| wanted.min(hard)));
         setrlimit(
@@ -21,7 +28,7 @@ pub(super) fn apply(options: &JailOptions, report: &mut JailReport) -> Result<()
         )
         .map_err(mandatory("setrlimit"))?;
     }
-    report.applied(
+    journal.applied(
         Layer::Limits,
         format!(
             "{} descriptors, files of {} bytes",

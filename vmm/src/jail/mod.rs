@@ -20,14 +20,21 @@
 //!
 //! Layers that a host may forbid are reported, never silently skipped; the others are errors.
 
+mod allowlist;
 mod descriptors;
+mod filter;
+mod landlock;
 mod limits;
+mod namespaces;
 mod privileges;
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::filter::{compile, filter_thread};
 
 /// What depends on the machine that this process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,25 +83,60 @@ pub enum Outcome {
     Unavailable(String),
 }
 
+/// One line of a [`JailReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Which layer.
+    pub layer: Layer,
+    /// How it went.
+    pub outcome: Outcome,
+    /// What it cost, in microseconds.
+    pub microseconds: u64,
+}
+
 /// What the process gave up, layer by layer in the order of application.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailReport {
     /// Each layer of [`enter_process`] once.
-    pub layers: Vec<(Layer, Outcome)>,
+    pub layers: Vec<LayerReport>,
 }
 
 impl JailReport {
-    fn applied(&mut self, layer: Layer, how: impl Into<String>) {
-        self.layers.push((layer, Outcome::Applied(how.into())));
-    }
-
     /// How `layer` went; `None` only in a report that is not of [`enter_process`].
     #[must_use]
     pub fn outcome(&self, layer: Layer) -> Option<&Outcome> {
         self.layers
             .iter()
-            .find(|(l, _)| *l == layer)
-            .map(|(_, outcome)| outcome)
+            .find(|line| line.layer == layer)
+            .map(|line| &line.outcome)
+    }
+}
+
+/// Takes the outcomes as the layers are applied, one after the other.
+struct Journal {
+    layers: Vec<LayerReport>,
+    since: Instant,
+}
+
+impl Journal {
+    fn applied(&mut self, layer: Layer, how: impl Into<String>) {
+        self.record(layer, Outcome::Applied(how.into()));
+    }
+
+    fn unavailable(&mut self, layer: Layer, why: impl Into<String>) {
+        self.record(layer, Outcome::Unavailable(why.into()));
+    }
+
+    fn record(&mut self, layer: Layer, outcome: Outcome) {
+        let now = Instant::now();
+        let microseconds = now.duration_since(self.since).as_micros();
+        let microseconds = u64::try_from(microseconds).unwrap_or(u64::MAX);
+        self.layers.push(LayerReport {
+            layer,
+            outcome,
+            microseconds,
+        });
+        self.since = now;
     }
 }
 
@@ -141,6 +183,16 @@ pub enum JailError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A thread could not install its system call filter.
+    #[error(
+        "jail: seccomp filter of thread kind {kind:?} failed: {source}; the kernel needs CONFIG_SECCOMP_FILTER"
+    )]
+    Filter {
+        /// Whose filter.
+        kind: ThreadKind,
+        /// What the compiler or the kernel said.
+        source: seccompiler::Error,
+    },
     /// Capabilities are left after they were dropped.
     #[error(
         "jail: capabilities {left} are still held after dropping them; this is a bug, report it"
@@ -169,9 +221,22 @@ fn mandatory<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> JailEr
 /// [`JailError`] if a mandatory layer fails or a kept descriptor is unfit. The process may then be
 /// half-way jailed and must end.
 pub fn enter_process(kept_fds: &[RawFd], options: &JailOptions) -> Result<JailReport, JailError> {
-    let mut report = JailReport::default();
-    descriptors::close_all_but(kept_fds, &mut report)?;
-    limits::apply(options, &mut report)?;
-    privileges::forbid_new(&mut report)?;
-    Ok(report)
+    let mut journal = Journal {
+        layers: Vec::new(),
+        since: Instant::now(),
+    };
+    // A change of identity clears it; a parent that asked for it must still get it.
+    let death_signal = rustix::process::parent_process_death_signal()
+        .map_err(mandatory("prctl(PR_GET_PDEATHSIG)"))?;
+    descriptors::close_all_but(kept_fds, &mut journal)?;
+    let own_uid = namespaces::isolate(&mut journal);
+    landlock::restrict(&mut journal);
+    limits::apply(options, own_uid, &mut journal)?;
+    privileges::drop_capabilities(&mut journal)?;
+    privileges::forbid_new(&mut journal)?;
+    rustix::process::set_parent_process_death_signal(death_signal)
+        .map_err(mandatory("prctl(PR_SET_PDEATHSIG)"))?;
+    Ok(JailReport {
+        layers: journal.layers,
+    })
 }
