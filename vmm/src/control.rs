@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{exit::ExitReason, statistics::Statistics};
+use crate::{exit::ExitReason, snapshot::digest::ContentDigest, statistics::Statistics};
 
 /// Longest message in bytes.
 pub const MESSAGE_MAX: usize = 64 << 10;
@@ -41,7 +41,8 @@ pub enum Command {
     Pause,
     /// Lets a paused machine go on.
     Resume,
-    /// Writes the paused machine into two descriptors beside this message: memory, state.
+    /// Writes the paused machine into three empty files beside this message: memory, state, and
+    /// the writable disk merged over its base.
     Snapshot,
     /// Ends the machine without asking the guest.
     Shutdown,
@@ -88,18 +89,11 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotParts {
     /// Guest memory.
-    pub memory: FilePart,
+    pub memory: ContentDigest,
     /// Everything else.
-    pub state: FilePart,
-}
-
-/// One file of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FilePart {
-    /// Length in bytes.
-    pub length: u64,
-    /// Digest of its content in hexadecimal (chunked SHA-256).
-    pub digest: String,
+    pub state: ContentDigest,
+    /// The writable disk, private blocks merged over its base.
+    pub disk: ContentDigest,
 }
 
 /// Why a message could not be sent or received.

@@ -7,6 +7,8 @@ pub mod devices;
 pub mod exit;
 pub mod jail;
 pub mod memory;
+pub mod process;
+pub mod snapshot;
 pub mod softkvm;
 pub mod statistics;
 pub mod vcpu;
