@@ -397,7 +397,7 @@ impl Snapshot {
 fn parse_manifest(
     text: &[u8],
     directory: &Path,
-    path: PathBuf,
+    path: &Path,
 ) -> Result<SnapshotManifest, OpenSnapshotError> {
     // The version is read alone first: another version may have other fields.
     #[derive(Deserialize)]
