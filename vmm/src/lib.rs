@@ -7,6 +7,7 @@ pub mod devices;
 pub mod exit;
 pub mod jail;
 pub mod memory;
+pub mod probe;
 pub mod process;
 pub mod snapshot;
 pub mod softkvm;

@@ -14,7 +14,7 @@ The machine's root is this machine's file system; working directory, arguments, 
 standard streams, signals and exit code are passed through. What the command writes in its working
 directory, the home folder, Mayfly's state folder ($MAYFLY_STATE) and folders named by --write is
 written for real; all else is thrown away when it ends. Everything is emulated: expect a command to
-take 10 to 50 times as long.
+take 30 to 100 times as long.
 
 Options:
       --write DIR     Also write this folder for real (may be repeated; it must exist)

@@ -18,6 +18,7 @@ mod folders;
 pub mod inside;
 mod kernel;
 mod machine;
+mod rerun;
 mod session;
 mod terminal;
 mod wire;
@@ -28,6 +29,7 @@ pub use args::Request;
 pub use folders::FolderError;
 pub use kernel::KernelError;
 pub use machine::MachineError;
+pub use rerun::{RerunError, SLOWER, rerun_under};
 
 /// Environment variable that is set for every command inside the emulated machine.
 pub const INSIDE_VARIABLE: &str = "MAYFLY_SOFTKVM";
