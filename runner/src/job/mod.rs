@@ -5,4 +5,6 @@ pub mod env_files;
 pub mod lines;
 mod mask_encodings;
 pub mod masking;
+pub mod outcome;
+pub mod reporter;
 pub mod request;
