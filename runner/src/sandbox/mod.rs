@@ -1,8 +1,11 @@
 //! Host side of a sandbox: what the executor asks of the machine in which a job's steps run.
 
+pub mod agent;
 #[cfg(test)]
 pub mod fake;
 pub mod identity;
+mod link;
+mod process;
 
 use std::{future::Future, io};
 
@@ -158,6 +161,9 @@ pub enum SandboxError {
     /// The machine ended or no longer answers.
     #[error("the sandbox is gone: {0}")]
     Lost(String),
+    /// A restored sandbox did not become who it was told to be: it must be destroyed.
+    #[error("the sandbox did not prove its identity: {0}")]
+    Identity(String),
     /// Reading the host's side of a copy failed.
     #[error("copying to or from the sandbox: {0}")]
     Io(#[from] io::Error),
