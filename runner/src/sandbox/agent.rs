@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Exec, ExecRequest, Sandbox, SandboxError,
-    link::{Link, LinkWriter, unexpected},
+    link::{Content, Link, LinkWriter, unexpected},
     process,
 };
 
@@ -96,7 +96,8 @@ impl AgentClient {
             mode,
             owner: owner.map(ToOwned::to_owned),
         };
-        self.upload(&request, &format!("writing {path}"), content).await
+        self.upload(&request, &format!("writing {path}"), content)
+            .await
     }
 
     /// As [`Sandbox::copy_in`], for a user.
@@ -113,7 +114,8 @@ impl AgentClient {
             directory: directory.to_owned(),
             owner: owner.map(ToOwned::to_owned),
         };
-        self.upload(&request, &format!("copying into {directory}"), tar).await
+        self.upload(&request, &format!("copying into {directory}"), tar)
+            .await
     }
 
     /// A request of one frame each way.
@@ -229,18 +231,15 @@ impl Sandbox for AgentClient {
             answer => return Err(unexpected(&format!("{answer:?}"), &what)),
         }
         let mut content = Vec::new();
-        let end = link.reader.data(&what, |piece| {
-            // The guest was told the limit; it need not keep to it.
-            let fits = (content.len() + piece.len()) as u64 <= limit;
-            if fits {
-                content.extend(piece);
+        loop {
+            match link.reader.content(&what).await? {
+                // The guest was told the limit; it need not keep to it.
+                Content::Piece(piece) if (content.len() + piece.len()) as u64 <= limit => {
+                    content.extend(piece);
+                }
+                Content::Piece(_) | Content::TooLarge => return Err(too_large()),
+                Content::End => return Ok(Some(content)),
             }
-            std::future::ready(if fits { Ok(()) } else { Err(too_large()) })
-        });
-        match end.await? {
-            Answer::Done => Ok(Some(content)),
-            Answer::TooLarge => Err(too_large()),
-            answer => Err(unexpected(&format!("{answer:?}"), &what)),
         }
     }
 
@@ -267,14 +266,10 @@ impl Sandbox for AgentClient {
             answer => return Err(unexpected(&format!("{answer:?}"), &what)),
         }
         loop {
-            let frame = link.reader.owed_frame().await?;
-            match frame.kind {
-                FrameKind::Data => sink.write_all(&frame.payload).await?,
-                FrameKind::End => return Ok(sink.shutdown().await?),
-                _ => {
-                    let answer = super::link::answer(&frame, &what)?;
-                    return Err(unexpected(&format!("{answer:?}"), &what));
-                }
+            match link.reader.content(&what).await? {
+                Content::Piece(piece) => sink.write_all(&piece).await?,
+                Content::End => return Ok(sink.shutdown().await?),
+                Content::TooLarge => return Err(unexpected("a limit", &what)),
             }
         }
     }

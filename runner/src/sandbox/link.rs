@@ -34,7 +34,7 @@ pub(super) struct Link {
 impl Link {
     /// Connects to the agent through the VMM's vsock socket and sends `request`.
     pub(super) async fn open(socket: &Path, request: &Request) -> Result<Self, SandboxError> {
-        let request = encode_request(request).map_err(refused)?;
+        let request = encode_request(request).map_err(|error| refused(&error))?;
         in_time(async {
             let stream = UnixStream::connect(socket).await.map_err(|error| {
                 SandboxError::Lost(format!("connecting to {}: {error}", socket.display()))
@@ -76,12 +76,16 @@ impl LinkReader {
                 return Err(SandboxError::Protocol("no OK from the vsock device".into()));
             }
             // End of file here: nobody listens in the guest (yet, or any more).
-            let byte = self.stream.read_u8().await.map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => {
-                    SandboxError::Lost("the guest agent does not listen".into())
-                }
-                _ => lost(&error),
-            })?;
+            let byte = self
+                .stream
+                .read_u8()
+                .await
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => {
+                        SandboxError::Lost("the guest agent does not listen".into())
+                    }
+                    _ => lost(&error),
+                })?;
             line.push(byte);
         }
         if !line.starts_with(b"OK ") {
@@ -116,27 +120,29 @@ impl LinkReader {
     /// The next frame, which must be an answer. `what` was asked, for a refusal.
     pub(super) async fn answer(&mut self, what: &str) -> Result<Answer, SandboxError> {
         let frame = self.owed_frame().await?;
-        self::answer(&frame, what)
+        answer(&frame, what)
     }
 
-    /// Passes `Data` up to `End` to `sink`; it decides how much it takes.
-    pub(super) async fn data<F>(
-        &mut self,
-        what: &str,
-        mut sink: impl FnMut(Vec<u8>) -> F + Send,
-    ) -> Result<Answer, SandboxError>
-    where
-        F: Future<Output = Result<(), SandboxError>> + Send,
-    {
-        loop {
-            let frame = self.owed_frame().await?;
-            match frame.kind {
-                FrameKind::Data => sink(frame.payload).await?,
-                FrameKind::End => return Ok(Answer::Done),
-                _ => return self::answer(&frame, what),
-            }
+    /// The next piece of the content that was announced; `None` at its end.
+    pub(super) async fn content(&mut self, what: &str) -> Result<Content, SandboxError> {
+        let frame = self.owed_frame().await?;
+        match frame.kind {
+            FrameKind::Data => Ok(Content::Piece(frame.payload)),
+            FrameKind::End => Ok(Content::End),
+            _ => match answer(&frame, what)? {
+                Answer::TooLarge => Ok(Content::TooLarge),
+                answer => Err(unexpected(&format!("{answer:?}"), what)),
+            },
         }
     }
+}
+
+/// A step of a download.
+#[derive(Debug)]
+pub(super) enum Content {
+    Piece(Vec<u8>),
+    End,
+    TooLarge,
 }
 
 /// Writes frames.
@@ -155,7 +161,10 @@ impl LinkWriter {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), SandboxError> {
-        self.stream.write_all(bytes).await.map_err(|error| lost(&error))
+        self.stream
+            .write_all(bytes)
+            .await
+            .map_err(|error| lost(&error))
     }
 }
 
@@ -205,7 +214,7 @@ fn protocol<E: Into<ProtocolError>>(error: E) -> SandboxError {
 }
 
 /// This side's own limits on a request, before anything was sent.
-fn refused(error: MessageError) -> SandboxError {
+fn refused(error: &MessageError) -> SandboxError {
     SandboxError::Refused {
         what: "the request".into(),
         why: error.to_string(),

@@ -158,10 +158,7 @@ async fn carry_input(
     }
 }
 
-async fn end_if_sent(
-    writer: &mut LinkWriter,
-    pending: &VecDeque<u8>,
-) -> Result<(), SandboxError> {
+async fn end_if_sent(writer: &mut LinkWriter, pending: &VecDeque<u8>) -> Result<(), SandboxError> {
     if pending.is_empty() {
         writer.frame(FrameKind::End, b"").await
     } else {

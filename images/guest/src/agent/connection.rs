@@ -264,7 +264,8 @@ impl DataReader<'_> {
 impl Read for DataReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.ended && self.start == self.frame.len() {
-            self.refill().map_err(|error| io::Error::other(error.to_string()))?;
+            self.refill()
+                .map_err(|error| io::Error::other(error.to_string()))?;
         }
         let read = (&self.frame[self.start..]).read(buffer)?;
         self.start += read;
