@@ -248,3 +248,18 @@ fn pop(
     }
     Ok(Some(chain.fill(memory, descriptors)))
 }
+
+/// Asks to be notified of the next chain that the driver adds, whatever was left in the ring.
+pub(super) fn notify_on_next(
+    queue: &mut Queue,
+    memory: &GuestMemoryMmap,
+) -> Result<(), QueueFault> {
+    let position = queue.next_avail();
+    // The event index is taken from the position, so that is put behind all there is.
+    let available = queue.avail_idx(memory, std::sync::atomic::Ordering::Acquire)?;
+    queue.set_next_avail(available.0);
+    let armed = queue.enable_notification(memory);
+    queue.set_next_avail(position);
+    armed?;
+    Ok(())
+}

@@ -14,6 +14,7 @@ pub mod rng;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+pub mod vsock;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

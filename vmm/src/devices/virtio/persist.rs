@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::BlockState;
 use super::rng::RngState;
+use super::vsock::VsockState;
 
 /// What a device keeps across a snapshot besides its queues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,8 @@ pub enum VirtioDeviceState {
     Block(BlockState),
     /// The random number source.
     Rng(RngState),
+    /// The vsock device.
+    Vsock(VsockState),
 }
 
 impl VirtioDeviceState {
@@ -22,6 +25,7 @@ impl VirtioDeviceState {
         match self {
             Self::Block(_) => "block",
             Self::Rng(_) => "rng",
+            Self::Vsock(_) => "vsock",
         }
     }
 }
