@@ -9,6 +9,7 @@ pub mod block;
 mod chain;
 pub mod device;
 mod guest_io;
+pub mod net;
 pub mod persist;
 pub mod rng;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::block::BlockState;
+use super::net::NetState;
 use super::rng::RngState;
 use super::vsock::VsockState;
 
@@ -12,6 +13,8 @@ use super::vsock::VsockState;
 pub enum VirtioDeviceState {
     /// A disk.
     Block(BlockState),
+    /// The network device.
+    Net(NetState),
     /// The random number source.
     Rng(RngState),
     /// The vsock device.
@@ -24,6 +27,7 @@ impl VirtioDeviceState {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Block(_) => "block",
+            Self::Net(_) => "net",
             Self::Rng(_) => "rng",
             Self::Vsock(_) => "vsock",
         }
