@@ -87,6 +87,11 @@ const EVERY_THREAD: &[Entry] = &[
         libc::SYS_close,
         "descriptors that were received, accepted or are no longer needed",
     ),
+    only(
+        libc::SYS_fcntl,
+        Arguments::OneOf(1, &[libc::F_GETFD as u32]),
+        "Rust's check at close",
+    ),
     any(libc::SYS_rt_sigprocmask, "abort, end of a thread"),
     any(
         libc::SYS_rt_sigreturn,
@@ -239,7 +244,6 @@ const ADVICE: &[u32] = &[
 ];
 
 const FCNTL: &[u32] = &[
-    libc::F_GETFD as u32,
     libc::F_GETFL as u32,
     libc::F_SETFL as u32,
     libc::F_DUPFD_CLOEXEC as u32,

@@ -10,6 +10,18 @@ use seccompiler::{
 use super::allowlist::{Arguments, Entry, tables_of};
 use super::{JailError, ThreadKind};
 
+/// Makes the C library's allocator do without files. With an arena per thread, glibc reads
+/// `/proc/sys/vm/overcommit_memory` when it first shrinks one, which the filters answer by the end
+/// of the process. One arena for all threads never does, and holds less memory. Must be called by
+/// the main thread before there are others, since an arena once made stays in use.
+pub(super) fn keep_allocator_off_files() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number in the allocator; there is no other thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Installs the filter of `kind` on the calling thread. A system call that is not in its table
 /// ends the whole process with `SIGSYS` from here on.
 ///

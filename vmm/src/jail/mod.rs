@@ -214,7 +214,7 @@ fn mandatory<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> JailEr
 /// Jails the process: keeps `kept_fds` and gives up what this module's table names.
 ///
 /// Standard input, output and error that are not in `kept_fds` become `/dev/null`. Must be called
-/// by the only thread, after every file was opened.
+/// by the only thread, the main one, after every file was opened.
 ///
 /// # Errors
 ///
@@ -225,6 +225,7 @@ pub fn enter_process(kept_fds: &[RawFd], options: &JailOptions) -> Result<JailRe
         layers: Vec::new(),
         since: Instant::now(),
     };
+    filter::keep_allocator_off_files();
     // A change of identity clears it; a parent that asked for it must still get it.
     let death_signal = rustix::process::parent_process_death_signal()
         .map_err(mandatory("prctl(PR_GET_PDEATHSIG)"))?;

@@ -3,6 +3,12 @@
 //! Root uses its power first and then gives it up: namespaces, empty root, a uid of its own, and at
 //! last a user namespace. A plain user needs the user namespace first to be allowed the others.
 //! Either way the process ends in a user namespace in which no id is mapped.
+//!
+//! The network namespace is the dearest (0.2 to 0.4 ms and 220 KiB of kernel memory, its end is
+//! asynchronous; `benches/jail.rs`) and taken all the same: it is empty even where landlock does
+//! not know TCP or abstract sockets, and does not depend on the seccomp tables. A PID namespace is
+//! not taken: it would hold children only, and this process has none; the filters allow signals to
+//! this process alone. Cgroup and time namespaces hide nothing from a process without `/proc`.
 
 use std::io;
 
@@ -58,8 +64,9 @@ fn enter_namespaces_and_root(journal: &mut Journal) {
         ("mount", UnshareFlags::NEWNS),
         ("ipc", UnshareFlags::NEWIPC),
         ("uts", UnshareFlags::NEWUTS),
+        ("network", UnshareFlags::NEWNET),
     ];
-    // One call is cheaper than three; after a refusal each is tried alone.
+    // One call is cheaper than four; after a refusal each is tried alone.
     let all = wanted
         .iter()
         .fold(UnshareFlags::empty(), |all, (_, flag)| all | *flag);

@@ -1,0 +1,160 @@
+//! Work that a jailed and filtered process goes on doing.
+//!
+//! Without the test harness, so that children have what a VMM has when it starts: one thread, the
+//! main one, with the C library's first arena.
+
+#[path = "../jail/child.rs"]
+mod child;
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Barrier;
+
+use mayfly_vmm::jail::{JailOptions, ThreadKind, enter_process, filter_thread};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+
+use child::{Case, Ended, Start, in_child};
+
+const MAX_FILE: u64 = 1 << 20;
+
+fn main() {
+    a_file_longer_than_allowed_is_an_error_and_not_the_end();
+    threads_that_exist_work_on_and_end();
+    println!("jailed work: ok");
+}
+
+fn a_file_longer_than_allowed_is_an_error_and_not_the_end() {
+    let mut file = tempfile::tempfile().expect("temporary file");
+    let ended = in_child(Start::AsIs, |pipe| {
+        enter(&[pipe, file.as_raw_fd()])?;
+        filter(ThreadKind::Devices)?;
+        let written = file
+            .write_all_at(b"x", MAX_FILE)
+            .map_err(|error| error.raw_os_error());
+        check(written == Err(Some(libc::EFBIG)), format!("{written:?}"))?;
+        file.write_all_at(b"x", MAX_FILE - 1)
+            .map_err(|error| error.to_string())
+    });
+    assert_eq!(ended, Ended::Well);
+    assert_eq!(file.seek(SeekFrom::End(0)).expect("seeks"), MAX_FILE);
+}
+
+fn threads_that_exist_work_on_and_end() {
+    let file = tempfile::tempfile().expect("temporary file");
+    for start in Start::possible() {
+        let ended = in_child(start, |pipe| all_threads_work(pipe, &file));
+        assert_eq!(ended, Ended::Well, "started as {start:?}");
+    }
+}
+
+fn enter(kept: &[RawFd]) -> Case {
+    let options = JailOptions {
+        max_file_bytes: MAX_FILE,
+        max_descriptors: 64,
+        max_threads: 3,
+    };
+    enter_process(kept, &options)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+fn filter(kind: ThreadKind) -> Case {
+    filter_thread(kind).map_err(|error| error.to_string())
+}
+
+fn check(right: bool, what: impl Into<String>) -> Case {
+    if right { Ok(()) } else { Err(what.into()) }
+}
+
+/// Three threads, as in a VMM of one vCPU: filtered, at work at the same time, joined.
+fn all_threads_work(pipe: RawFd, file: &File) -> Case {
+    enter(&[pipe, file.as_raw_fd()])?;
+    let all_exist = &Barrier::new(3);
+    let run = move |kind| {
+        let events = EventLoop::new().map_err(|error| error.to_string())?;
+        all_exist.wait();
+        filter(kind)?;
+        allocate()?;
+        events
+            .notify_and_wait(kind)
+            .and_then(|()| use_file(kind, file))
+            .map_err(|error| format!("{kind:?}: {error}"))
+    };
+    std::thread::scope(|scope| {
+        let devices = scope.spawn(move || run(ThreadKind::Devices));
+        let vcpu = scope.spawn(move || run(ThreadKind::Vcpu));
+        run(ThreadKind::Main)?;
+        devices.join().map_err(|_| "the device thread panicked")??;
+        vcpu.join().map_err(|_| "the vCPU thread panicked")?
+    })
+}
+
+/// 100 MiB from malloc in small and large pieces, grown, shrunk, freed.
+fn allocate() -> Case {
+    let mut small: Vec<Vec<u8>> = (0..500).map(|index| vec![index as u8; 100 << 10]).collect();
+    let mut large = vec![1_u8; 25 << 20];
+    large.resize(50 << 20, 2);
+    small.truncate(10);
+    large.truncate(1 << 20);
+    large.shrink_to_fit();
+    check(
+        large.iter().all(|byte| *byte == 1) && small[9][0] == 9,
+        "memory is not what was put in",
+    )
+}
+
+fn use_file(kind: ThreadKind, file: &File) -> io::Result<()> {
+    let offset = 4096 * kind as u64;
+    file.write_all_at(b"guest data", offset)?;
+    let mut back = [0; 10];
+    file.read_exact_at(&mut back, offset)?;
+    file.sync_data()?;
+    if &back == b"guest data" {
+        Ok(())
+    } else {
+        Err(io::Error::other("read back something else"))
+    }
+}
+
+/// Descriptors that are made in the jail, but before the filters.
+struct EventLoop {
+    epoll: OwnedFd,
+    event: OwnedFd,
+}
+
+impl EventLoop {
+    fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { epoll, event })
+    }
+
+    fn notify_and_wait(&self, kind: ThreadKind) -> io::Result<()> {
+        rustix::io::write(&self.event, &1_u64.to_ne_bytes())?;
+        epoll::add(
+            &self.epoll,
+            &self.event,
+            epoll::EventData::new_u64(7),
+            epoll::EventFlags::IN,
+        )?;
+        if kind == ThreadKind::Vcpu {
+            return Ok(());
+        }
+        let mut ready = Vec::with_capacity(1);
+        epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut ready),
+            None,
+        )?;
+        let mut count = [0; 8];
+        rustix::io::read(&self.event, &mut count)?;
+        let right = ready.len() == 1 && u64::from_ne_bytes(count) == 1;
+        if right {
+            Ok(())
+        } else {
+            Err(io::Error::other("no event"))
+        }
+    }
+}
