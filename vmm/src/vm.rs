@@ -64,7 +64,7 @@ pub struct Vm {
 }
 
 /// State of a virtual machine in a snapshot, without vCPUs and devices.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct VmState {
     irqchips: Vec<kvm_irqchip>,
     pit: kvm_pit_state2,

@@ -35,7 +35,6 @@
 //! crashes or eats memory in a handler does not take the machine with it.
 
 pub mod agent;
-pub mod init;
 pub mod wire;
 
 /// Port of the agent's vsock listener.

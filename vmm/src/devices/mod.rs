@@ -1,6 +1,7 @@
 //! Devices of a microVM.
 
 mod bus;
+pub mod event_loop;
 pub mod generation;
 pub mod power;
 pub mod serial;

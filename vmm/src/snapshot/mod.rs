@@ -3,3 +3,4 @@
 pub mod digest;
 pub mod directory;
 pub mod manifest;
+pub mod state;

@@ -20,7 +20,6 @@ mod kernel;
 mod machine;
 mod rerun;
 mod session;
-mod tail;
 mod terminal;
 mod wire;
 

@@ -74,6 +74,14 @@ impl std::fmt::Debug for VcpuState {
     }
 }
 
+impl VcpuState {
+    /// The model-specific registers in it, in the order in which they must be restored.
+    #[must_use]
+    pub fn msr_indices(&self) -> Vec<u32> {
+        self.msrs.iter().map(|msr| msr.index).collect()
+    }
+}
+
 /// Puts a vCPU in front of the kernel's entry point (`entry` for the boot processor; the others
 /// wait for its start-up message).
 ///

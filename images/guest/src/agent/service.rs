@@ -2,7 +2,6 @@
 //! trying out the protocol.
 
 use std::{
-    convert::Infallible,
     io::{self, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
@@ -31,7 +30,7 @@ pub enum ServiceError {
 ///
 /// # Errors
 /// The socket or the root cannot be opened, or accepting fails.
-pub fn serve_unix(path: &Path, root: &Path) -> Result<Infallible, ServiceError> {
+pub fn serve_unix(path: &Path, root: &Path) -> Result<(), ServiceError> {
     let context = Context {
         root: Root::open(root)?,
         steps: None,

@@ -1,4 +1,4 @@
-//! CPUID as the guest sees it, and the identity of a processor that a snapshot is bound to.
+//! CPUID as the guest sees it, and what of it a snapshot is bound to.
 //!
 //! Starts from what KVM supports; takes away what a job has no use for (nested virtualisation,
 //! performance counters, transactional memory) or what does not survive a snapshot (asynchronous
@@ -17,9 +17,9 @@ pub enum CpuidError {
     Supported(kvm_ioctls::Error),
 }
 
-/// The processor that a snapshot was made on; compared before a restore.
+/// The processor as guests of this VMM see it; a restore needs the very same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct CpuIdentity {
+pub struct GuestCpu {
     /// `GenuineIntel`, `AuthenticAMD`, …
     pub vendor: String,
     /// Brand string, for people.
@@ -30,7 +30,7 @@ pub struct CpuIdentity {
     pub features: String,
 }
 
-impl std::fmt::Display for CpuIdentity {
+impl std::fmt::Display for GuestCpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let features = self.features.get(..12).unwrap_or(&self.features);
         write!(
@@ -111,7 +111,7 @@ impl CpuTemplate {
 
     /// What a snapshot made here is bound to.
     #[must_use]
-    pub fn identity(&self) -> CpuIdentity {
+    pub fn identity(&self) -> GuestCpu {
         let guest = self.for_vcpu(0, 1);
         let mut digest = Sha256::new();
         for entry in guest.as_slice() {
@@ -127,7 +127,7 @@ impl CpuTemplate {
                 .iter()
                 .for_each(|word| digest.update(word.to_le_bytes()));
         }
-        CpuIdentity {
+        GuestCpu {
             vendor: self.vendor(),
             model: self.brand(),
             signature: self.leaf(1).map_or(0, |leaf| leaf.eax),

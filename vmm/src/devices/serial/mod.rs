@@ -32,7 +32,7 @@ pub struct SerialConsole {
 }
 
 /// Registers of the serial port in a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialConsoleState {
     divisor: [u8; 2],
     interrupt_enable: u8,

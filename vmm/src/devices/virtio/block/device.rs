@@ -85,6 +85,12 @@ struct Active {
 }
 
 impl Block {
+    /// Whether the guest may write the disk.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.disk.private.is_some()
+    }
+
     /// A disk over the descriptors that `config` names; it becomes their owner.
     ///
     /// # Errors
