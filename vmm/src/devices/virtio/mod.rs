@@ -9,6 +9,8 @@ pub mod block;
 mod chain;
 pub mod device;
 mod guest_io;
+#[cfg(test)]
+mod hostile;
 pub mod net;
 pub mod persist;
 pub mod rng;

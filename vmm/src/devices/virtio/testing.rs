@@ -16,17 +16,17 @@ pub(super) const INDIRECT: u16 = 4;
 /// Bytes of guest memory, in two regions with a hole between them.
 pub(super) const LOW_LEN: u64 = 1 << 20;
 pub(super) const HIGH_BASE: u64 = 1 << 30;
-pub(super) const HIGH_LEN: u64 = 1 << 20;
+pub(super) const HIGH_LEN: u64 = 256 << 10;
 /// Rings of queue `i` start here.
-const RINGS: u64 = 0x1000;
-const RING_STEP: u64 = 0x3000;
+pub(super) const RINGS: u64 = 0x1000;
+pub(super) const RING_STEP: u64 = 0x3000;
 /// Free for buffers: from here to [`LOW_LEN`].
 pub(super) const BUFFERS: u64 = 0x1_0000;
 /// Size that [`Guest::start`] gives its queues.
 pub(super) const QUEUE_SIZE: u16 = 64;
 
-const CANARY_LEN: usize = 1 << 20;
-const CANARY: u8 = 0xa5;
+const CANARY_LEN: usize = 64 << 10;
+static CANARY: [u8; CANARY_LEN] = [0xa5; CANARY_LEN];
 
 /// Two regions of guest memory, each between two canaries in the same mapping, so that an access
 /// beyond the end lands in bytes that are looked at and not in a fault that the kernel swallows.
@@ -42,13 +42,14 @@ impl GuardedMemory {
         let mut regions = Vec::new();
         for (base, len) in [(0, LOW_LEN), (HIGH_BASE, HIGH_LEN)] {
             let mapping: MmapRegion = MmapRegion::new(2 * CANARY_LEN + len as usize).unwrap();
-            // SAFETY: both canaries lie in the mapping, which nobody else uses yet.
-            unsafe {
-                mapping.as_ptr().write_bytes(CANARY, CANARY_LEN);
-                mapping
-                    .as_ptr()
-                    .add(CANARY_LEN + len as usize)
-                    .write_bytes(CANARY, CANARY_LEN);
+            for at in [0, CANARY_LEN + len as usize] {
+                // SAFETY: a canary lies in the mapping, which nobody else uses yet.
+                unsafe {
+                    mapping
+                        .as_ptr()
+                        .add(at)
+                        .copy_from_nonoverlapping(CANARY.as_ptr(), CANARY_LEN);
+                }
             }
             let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
             // SAFETY: the range lies in `mapping`, which lives in `whole` as long as the memory.
@@ -72,7 +73,7 @@ impl GuardedMemory {
                 // SAFETY: a canary lies in the mapping, and no test thread writes it meanwhile.
                 let canary =
                     unsafe { std::slice::from_raw_parts(mapping.as_ptr().add(at), CANARY_LEN) };
-                canary.iter().all(|&byte| byte == CANARY)
+                canary == CANARY
             })
         })
     }
@@ -222,6 +223,27 @@ impl Guest {
         raw[12..14].copy_from_slice(&flags.to_le_bytes());
         raw[14..].copy_from_slice(&next.to_le_bytes());
         self.memory().write_slice(&raw, GuestAddress(at)).unwrap();
+    }
+
+    /// Sets the index of the available ring to whatever a driver might write.
+    pub(super) fn set_available_index(&mut self, queue: usize, index: u16) {
+        let ring = RINGS + queue as u64 * RING_STEP + 0x1000;
+        self.available[queue] = index;
+        self.memory()
+            .write_obj(index, GuestAddress(ring + 2))
+            .unwrap();
+    }
+
+    /// Resets the device and sets it up anew, as a driver does after `DEVICE_NEEDS_RESET`.
+    pub(super) fn start_over(&mut self) {
+        self.set(mmio::VIRTIO_MMIO_STATUS, 0);
+        self.forget_rings();
+        self.recycle();
+        self.negotiate(!(1 << 29));
+        self.set_up_queues();
+        self.set(mmio::VIRTIO_MMIO_STATUS, 15);
+        assert_eq!(self.register(mmio::VIRTIO_MMIO_STATUS), 15);
+        self.interrupt();
     }
 
     /// Makes the chain that starts at descriptor `head` available.

@@ -226,7 +226,7 @@ pub(super) fn read_padded(file: &File, content: &mut [u8], position: u64) -> io:
 
 /// Punches a hole, or writes zeroes where the file system has no holes.
 fn zero_range(file: &File, position: u64, len: u64) -> io::Result<()> {
-    const ZEROES: [u8; 65536] = [0; 65536];
+    static ZEROES: [u8; 65536] = [0; 65536];
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match fallocate(file, flags, position, len) {
         Err(rustix::io::Errno::OPNOTSUPP) => {}

@@ -4,7 +4,7 @@ use virtio_bindings::virtio_mmio as mmio;
 
 use super::super::device::VirtioDevice;
 use super::super::rng::{Rng, RngState};
-use super::super::testing::{Guest, HIGH_BASE, QUEUE_SIZE};
+use super::super::testing::{Guest, HIGH_BASE, HIGH_LEN, QUEUE_SIZE};
 use super::{MmioTransport, RestoreTransportError, TransportState};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -79,21 +79,21 @@ fn a_ring_that_is_not_valid_asks_for_a_reset_with_an_interrupt() {
         ("size 0", |g| g.set(mmio::VIRTIO_MMIO_QUEUE_NUM, 0)),
         ("size 3", |g| g.set(mmio::VIRTIO_MMIO_QUEUE_NUM, 3)),
         ("size above the maximum", |g| {
-            g.set(mmio::VIRTIO_MMIO_QUEUE_NUM, 128)
+            g.set(mmio::VIRTIO_MMIO_QUEUE_NUM, 128);
         }),
         ("size above 16 bits", |g| {
-            g.set(mmio::VIRTIO_MMIO_QUEUE_NUM, 0x1_0040)
+            g.set(mmio::VIRTIO_MMIO_QUEUE_NUM, 0x1_0040);
         }),
         ("descriptors misaligned", |g| {
-            g.set(mmio::VIRTIO_MMIO_QUEUE_DESC_LOW, 0x1008)
+            g.set(mmio::VIRTIO_MMIO_QUEUE_DESC_LOW, 0x1008);
         }),
         ("descriptors in the hole", |g| {
-            g.set(mmio::VIRTIO_MMIO_QUEUE_DESC_LOW, 0x20_0000)
+            g.set(mmio::VIRTIO_MMIO_QUEUE_DESC_LOW, 0x20_0000);
         }),
         ("used ring across the end", |g| {
             g.set(
                 mmio::VIRTIO_MMIO_QUEUE_USED_LOW,
-                HIGH_BASE as u32 + 0xf_fff0,
+                (HIGH_BASE + HIGH_LEN) as u32 - 16,
             );
         }),
         ("available ring at the end of the address space", |g| {

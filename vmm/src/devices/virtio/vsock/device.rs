@@ -125,11 +125,13 @@ impl Vsock {
             }
         };
         raise |= chain::serve(transmit, memory, chain, |chain| {
-            mux.from_guest(memory, chain)
+            mux.take_packet(memory, chain)
         });
         let choked = mux.is_choked();
         if mux.has_output() {
-            raise |= chain::serve(receive, memory, chain, |chain| mux.to_guest(memory, chain));
+            raise |= chain::serve(receive, memory, chain, |chain| {
+                mux.give_packet(memory, chain)
+            });
         }
         if self.reset == TransportReset::Done {
             mux.accept();

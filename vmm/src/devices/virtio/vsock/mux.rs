@@ -148,7 +148,7 @@ impl Mux {
     }
 
     /// Takes one packet of the guest.
-    pub(super) fn from_guest(&mut self, memory: &GuestMemoryMmap, chain: &Chain) -> Served {
+    pub(super) fn take_packet(&mut self, memory: &GuestMemoryMmap, chain: &Chain) -> Served {
         if self.resets.len() >= MAX_RESETS {
             return Served::Later;
         }
@@ -196,7 +196,7 @@ impl Mux {
     }
 
     /// Writes the next packet into a guest buffer: resets first, then each connection in turn.
-    pub(super) fn to_guest(&mut self, memory: &GuestMemoryMmap, chain: &Chain) -> Served {
+    pub(super) fn give_packet(&mut self, memory: &GuestMemoryMmap, chain: &Chain) -> Served {
         if chain.writable.len() <= HEADER_LEN as u64 {
             // No room for any data: of no use, and no driver offers it.
             return Served::Used(0);
