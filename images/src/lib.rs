@@ -7,8 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod digest;
+mod disk;
+mod erofs;
+mod initramfs;
+mod kernel;
 pub mod manifest;
 mod node;
 pub mod progress;
 pub mod recipe;
 pub mod store;
+mod tool;
+mod tree;

@@ -126,9 +126,12 @@ fn check_kernel(checker: &Checker<'_>, recipe: &Recipe) -> Result<(), RecipeErro
             .all(|byte| (b' '..=b'~').contains(&byte));
     let why = "at most 1024 printable characters on one line";
     checker.require(line, "kernel.command-line", &kernel.command_line, why)?;
-    let why = "not a kernel module name";
-    checker.each("kernel.modules", &kernel.modules, is_module, why)?;
-    checker.each("kernel.root-modules", &kernel.root_modules, is_module, why)
+    checker.each(
+        "kernel.modules",
+        &kernel.modules,
+        is_module,
+        "not a kernel module name",
+    )
 }
 
 fn check_node(

@@ -94,9 +94,6 @@ pub struct KernelRecipe {
     pub command_line: String,
     /// Modules to load, in this order; what they depend on comes before them by itself.
     pub modules: Vec<String>,
-    /// Modules that the root needs later; they are put in `/lib/modules` there.
-    #[serde(default)]
-    pub root_modules: Vec<String>,
 }
 
 /// The writable disk of each sandbox.
