@@ -6,7 +6,7 @@ mod vmlinux;
 
 use std::io;
 
-pub(crate) use modules::{Module, Modules};
+use modules::Modules;
 
 use crate::tree::{Content, Kind, NodeId, Spool, Tree};
 
@@ -61,9 +61,10 @@ pub(crate) struct KernelPackage {
 impl KernelPackage {
     /// Reads an unpacked package.
     pub(crate) fn read(tree: &Tree, spool: &Spool) -> Result<Self, KernelError> {
-        let (image, bytes) = ["boot"]
-            .iter()
-            .filter_map(|path| tree.children(tree.find(path)?))
+        let (image, bytes) = tree
+            .find("boot")
+            .and_then(|boot| tree.children(boot))
+            .into_iter()
             .flatten()
             .find(|(name, _)| name.starts_with(b"vmlinuz-"))
             .ok_or(KernelError::Missing("boot/vmlinuz-…"))?;

@@ -20,8 +20,15 @@ pub(crate) struct Module {
     /// Its file's name, e.g. `virtio-rng.ko`.
     pub(crate) file: String,
     /// Its file's node in the package.
-    pub(crate) node: NodeId,
+    node: NodeId,
     depends: Vec<String>,
+}
+
+impl Module {
+    /// Its content, from the package that it was found in.
+    pub(crate) fn read(&self, tree: &Tree, spool: &Spool) -> Result<Vec<u8>, KernelError> {
+        read(tree, spool, self.node, &self.file)
+    }
 }
 
 impl Modules {

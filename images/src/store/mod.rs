@@ -18,6 +18,7 @@ use std::{
 };
 
 pub use error::StoreError;
+pub(crate) use publish::FILES;
 pub use publish::{Draft, check_name};
 use serde::Serialize;
 pub use verify::VerifyError;
@@ -290,7 +291,7 @@ impl ImageStore {
             .parts
             .all()
             .iter()
-            .all(|part| publish::FILES.contains(&&*part.file));
+            .all(|part| FILES.contains(&&*part.file));
         if !known {
             return Err(StoreError::Parts { path });
         }

@@ -152,6 +152,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let parent: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
     let mut file = tempfile::Builder::new()
         .prefix(TEMPORARY)
+        .permissions(Permissions::from_mode(0o644))
         .tempfile_in(parent)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{publish::FILES, *};
+use super::*;
 use crate::{
     digest::Hash,
     manifest::{BUILDER_REVISION, ImageConfig, Kernel, Part, Parts, Source},

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, Metadata},
+    fs::{self, File, Metadata},
     io,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
@@ -110,14 +110,27 @@ impl Image {
             stamps.insert(part.file.clone(), stamp);
         }
         if stamps != known {
-            // Only a shortcut for the next time: a store that cannot be written to works too.
-            let path = self.directory.join(STAMP_FILE);
-            let written = serde_json::to_vec(&stamps).map_err(io::Error::other);
-            if let Err(error) = written.and_then(|bytes| write_whole(&path, &bytes)) {
-                tracing::debug!(path = %path.display(), %error, "stamp not written");
-            }
+            self.write_stamps(&stamps);
         }
         Ok(())
+    }
+
+    /// Stamps parts whose digests were taken while they were written.
+    pub(crate) fn stamp(&self) {
+        let stamps = self.manifest.parts.all().map(|part| {
+            let metadata = fs::metadata(self.directory.join(&part.file)).ok()?;
+            Some((part.file.clone(), Stamp::of(part, &metadata)))
+        });
+        self.write_stamps(&stamps.into_iter().flatten().collect());
+    }
+
+    /// Only a shortcut for the next time: a store that cannot be written to works too.
+    fn write_stamps(&self, stamps: &BTreeMap<String, Stamp>) {
+        let path = self.directory.join(STAMP_FILE);
+        let written = serde_json::to_vec(stamps).map_err(io::Error::other);
+        if let Err(error) = written.and_then(|bytes| write_whole(&path, &bytes)) {
+            tracing::debug!(path = %path.display(), %error, "stamp not written");
+        }
     }
 
     /// Checks one part and gives its stamp, which was taken before its content was read.

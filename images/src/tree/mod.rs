@@ -108,11 +108,6 @@ impl Tree {
         &mut self.nodes[id].meta
     }
 
-    /// How many nodes were ever made: what memory the tree takes is in proportion to it.
-    pub(crate) fn count(&self) -> usize {
-        self.nodes.len()
-    }
-
     /// The names in a directory; nothing for any other node.
     pub(crate) fn children(&self, id: NodeId) -> Option<&BTreeMap<Vec<u8>, NodeId>> {
         match &self.nodes[id].kind {
@@ -157,6 +152,28 @@ impl Tree {
         {
             children.remove(*name);
         }
+    }
+
+    /// Copies `id` of another tree (which shares the spool) to a path here; all of it is root's
+    /// and from `mtime`.
+    pub(crate) fn graft(
+        &mut self,
+        path: &str,
+        other: &Self,
+        id: NodeId,
+        mtime: u64,
+    ) -> Result<(), TreeError> {
+        let node = other.node(id);
+        let meta = Meta::root(node.meta.mode, mtime);
+        let Kind::Directory(children) = &node.kind else {
+            return self.put(path, node.kind.clone(), meta).map(|_| ());
+        };
+        self.put(path, Kind::Directory(BTreeMap::new()), meta)?;
+        for (name, child) in children {
+            let path = format!("{path}/{}", String::from_utf8_lossy(name));
+            self.graft(&path, other, *child, mtime)?;
+        }
+        Ok(())
     }
 
     /// The directory at the end of `parts`, made where it is missing.
