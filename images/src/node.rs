@@ -120,15 +120,15 @@ pub(crate) fn install(
     for file in NODE_FILES {
         let id = unpacked
             .find(&format!("package/{file}"))
-            .ok_or_else(|| node.broken("no node"))?;
+            .ok_or_else(|| node.broken(&"no node"))?;
         tree.graft(&format!("{home}/{file}"), &unpacked, id, epoch)
-            .map_err(|error| node.broken(error))?;
+            .map_err(|error| node.broken(&error))?;
     }
     let mut commands = vec!["node"];
     if let Some(npm) = &recipe.npm {
         let package = Package::fetch("npm", &npm.version, &npm.integrity, cache, progress)?;
         let unpacked = package.unpack(spool, epoch)?;
-        install_npm(&home, &unpacked, tree, epoch).map_err(|error| package.broken(error))?;
+        install_npm(&home, &unpacked, tree, epoch).map_err(|error| package.broken(&error))?;
         commands.extend(["npm", "npx"]);
     }
     if recipe.default {
@@ -139,7 +139,7 @@ pub(crate) fn install(
                 Kind::Symlink(target),
                 Meta::root(0o777, epoch),
             )
-            .map_err(|error| node.broken(error))?;
+            .map_err(|error| node.broken(&error))?;
         }
     }
     Ok(NodeRuntime {
@@ -234,7 +234,7 @@ impl Package {
             ..Limits::default()
         };
         let (mut bytes, mut entries) = (0, 0);
-        (&self.file).rewind().map_err(|error| self.broken(error))?;
+        (&self.file).rewind().map_err(|error| self.broken(&error))?;
         let layer = Layer {
             tree: &mut tree,
             spool,
@@ -246,11 +246,11 @@ impl Package {
         };
         layer
             .apply(GzDecoder::new(&self.file), &mut |_| ())
-            .map_err(|error: LayerError| self.broken(error))?;
+            .map_err(|error: LayerError| self.broken(&error))?;
         Ok(tree)
     }
 
-    fn broken(&self, why: impl ToString) -> NodeError {
+    fn broken(&self, why: &dyn ToString) -> NodeError {
         NodeError::Unpack {
             package: self.name.clone(),
             why: why.to_string(),

@@ -109,7 +109,7 @@ impl Layer<'_> {
                 }
                 EntryType::XGlobalHeader => (),
                 _ => {
-                    self.entry(&mut entry, std::mem::take(&mut extension))?;
+                    self.entry(&mut entry, &std::mem::take(&mut extension))?;
                     progress(*self.bytes);
                 }
             }
@@ -138,7 +138,7 @@ impl Layer<'_> {
     fn entry<R: Read>(
         &mut self,
         entry: &mut tar::Entry<'_, R>,
-        extension: Extension,
+        extension: &Extension,
     ) -> Result<(), LayerError> {
         let header = entry.header().clone();
         let path = extension
@@ -158,7 +158,7 @@ impl Layer<'_> {
             });
         }
         let parts = self.parts(&path).map_err(refuse)?;
-        let meta = self.meta(&header, &extension).map_err(refuse)?;
+        let meta = self.meta(&header, extension).map_err(refuse)?;
         let tree_error = |error| LayerError::Tree {
             path: lossy(&path),
             error,
@@ -178,14 +178,14 @@ impl Layer<'_> {
             return self.hide(parent, name).map_err(refuse);
         }
         if header.entry_type() == EntryType::Link {
-            let target = target(&header, &extension);
+            let target = target(&header, extension);
             let target = self.parts(&target).map_err(refuse)?;
             return self
                 .tree
                 .link(parent, name, &target, self.number)
                 .map_err(tree_error);
         }
-        let kind = self.kind(entry, &header, &extension, &path)?;
+        let kind = self.kind(entry, &header, extension, &path)?;
         self.tree.insert(parent, name, kind, meta, self.number);
         Ok(())
     }
