@@ -4,6 +4,8 @@ mod cgroup;
 mod connection;
 mod exec;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod pump;
 mod service;
 mod tree;
