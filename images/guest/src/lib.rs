@@ -35,6 +35,7 @@
 //! crashes or eats memory in a handler does not take the machine with it.
 
 pub mod agent;
+pub mod init;
 pub mod wire;
 
 /// Port of the agent's vsock listener.

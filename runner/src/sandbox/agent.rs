@@ -2,10 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use mayfly_guest::wire::{AgentState, Answer, ExecSpec, FrameKind, Request};
+use mayfly_guest::wire::{
+    AgentState, Answer, ExecSpec, FrameKind, IdentityProof, IdentityRequest, Request,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, sleep, timeout},
@@ -13,6 +15,7 @@ use tokio::{
 
 use super::{
     Exec, ExecRequest, Sandbox, SandboxError,
+    identity::Uniqueness,
     link::{Content, Link, LinkWriter, unexpected},
     process,
 };
@@ -21,6 +24,8 @@ use super::{
 const PIECE: usize = 64 << 10;
 /// How long the reason for a copy that broke off is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How far the guest's clock may be from the host's.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
 /// A sandbox, reached at the Unix socket of its vsock device. Clones reach the same one.
 #[derive(Debug, Clone)]
@@ -72,7 +77,34 @@ impl AgentClient {
         }
     }
 
-    /// Asks the guest to write back its disk and to power off; the VMM's exit tells when it did.
+    /// Makes a restored sandbox the one that `own` says, and checks that it became that.
+    ///
+    /// # Errors
+    /// [`SandboxError::Identity`] when the guest's proof differs, or another when it has none;
+    /// either way the sandbox must be destroyed.
+    pub async fn identify(&self, own: &Uniqueness, hostname: &str) -> Result<(), SandboxError> {
+        const WHAT: &str = "taking its identity";
+        let before = since_epoch();
+        let request = IdentityRequest {
+            entropy: own.seed.to_vec(),
+            clock_ns: before.as_nanos().try_into().unwrap_or(u64::MAX),
+            hostname: hostname.to_owned(),
+            machine_id: own.machine_id.clone(),
+            boot_id: own.boot_id.clone(),
+            mac: Some(own.mac_text()),
+            nonce: own.nonce.clone(),
+        };
+        let request = Request::Identity(request);
+        let answer = self.simple(&request, WHAT).await?;
+        match (answer, request) {
+            (Answer::Identified(proof), Request::Identity(asked)) => {
+                check_proof(&proof, &asked, before, since_epoch())
+            }
+            (answer, _) => Err(unexpected(&format!("{answer:?}"), WHAT)),
+        }
+    }
+
+    /// Asks the guest to power off; the VMM's exit tells when it did.
     ///
     /// # Errors
     /// The agent is gone or refused.
@@ -162,6 +194,52 @@ impl AgentClient {
             Err(error) => Err(error),
         }
     }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Compares what the guest read back from its system with what it was asked to become.
+fn check_proof(
+    proof: &IdentityProof,
+    asked: &IdentityRequest,
+    before: Duration,
+    after: Duration,
+) -> Result<(), SandboxError> {
+    let mac = |mac: &Option<String>| mac.clone().unwrap_or_default();
+    let texts = [
+        ("nonce", proof.nonce.clone(), asked.nonce.clone()),
+        ("host name", proof.hostname.clone(), asked.hostname.clone()),
+        (
+            "machine id",
+            proof.machine_id.clone(),
+            asked.machine_id.clone(),
+        ),
+        ("boot id", proof.boot_id.clone(), asked.boot_id.clone()),
+        ("MAC address", mac(&proof.mac), mac(&asked.mac)),
+    ];
+    for (what, is, asked) in texts {
+        if is != asked {
+            return Err(SandboxError::Identity(format!(
+                "its {what} is {is:?}, not {asked:?}"
+            )));
+        }
+    }
+    if !proof.reseeded {
+        let text = "its random pool was not reseeded";
+        return Err(SandboxError::Identity(text.to_owned()));
+    }
+    let clock = Duration::from_nanos(proof.clock_ns);
+    if clock + CLOCK_TOLERANCE < before || clock > after + CLOCK_TOLERANCE {
+        let off = clock.abs_diff(after).as_secs_f64();
+        return Err(SandboxError::Identity(format!(
+            "its clock is off by {off:.3} s"
+        )));
+    }
+    Ok(())
 }
 
 fn never_answered(time: Duration) -> SandboxError {
@@ -279,5 +357,64 @@ impl Sandbox for AgentClient {
             path: path.to_owned(),
         };
         self.done(&request, &format!("removing {path}")).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    fn asked_and_proof() -> (IdentityRequest, IdentityProof) {
+        let own = Uniqueness::draw().expect("random");
+        let asked = IdentityRequest {
+            entropy: own.seed.to_vec(),
+            clock_ns: 0,
+            hostname: "mayfly-1".into(),
+            machine_id: own.machine_id.clone(),
+            boot_id: own.boot_id.clone(),
+            mac: Some(own.mac_text()),
+            nonce: own.nonce.clone(),
+        };
+        let proof = IdentityProof {
+            nonce: own.nonce.clone(),
+            clock_ns: NOW.as_nanos() as u64,
+            hostname: asked.hostname.clone(),
+            machine_id: own.machine_id.clone(),
+            boot_id: own.boot_id.clone(),
+            mac: Some(own.mac_text()),
+            reseeded: true,
+        };
+        (asked, proof)
+    }
+
+    #[test]
+    fn a_proof_that_equals_the_request_is_accepted() {
+        let (asked, proof) = asked_and_proof();
+        check_proof(&proof, &asked, NOW, NOW).expect("equal");
+    }
+
+    type Spoil = fn(&mut IdentityProof);
+
+    #[test]
+    fn a_proof_that_differs_in_anything_is_refused_by_its_name() {
+        let spoil: [(&str, Spoil); 9] = [
+            ("nonce", |p| p.nonce = "0".into()),
+            ("host name", |p| p.hostname = "template".into()),
+            ("machine id", |p| p.machine_id.clear()),
+            ("boot id", |p| p.boot_id = "x\n".into()),
+            ("MAC address", |p| p.mac = None),
+            ("reseeded", |p| p.reseeded = false),
+            ("clock", |p| p.clock_ns -= 1_500_000_000),
+            ("clock", |p| p.clock_ns += 1_500_000_000),
+            ("clock", |p| p.clock_ns = u64::MAX),
+        ];
+        for (what, spoil) in spoil {
+            let (asked, mut proof) = asked_and_proof();
+            spoil(&mut proof);
+            let error = check_proof(&proof, &asked, NOW, NOW).expect_err(what);
+            assert!(matches!(&error, SandboxError::Identity(text) if text.contains(what)));
+        }
     }
 }

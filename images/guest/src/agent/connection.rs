@@ -93,6 +93,19 @@ impl Connection {
         }
     }
 
+    /// As [`Self::request`]; what is no request is answered with the reason.
+    ///
+    /// # Errors
+    /// Any of [`ConnectionError`].
+    pub fn request_or_refuse(&mut self) -> Result<Request, ConnectionError> {
+        let request = self.request();
+        if let Err(error) = &request {
+            // The peer may be gone, or not have been one: the first error is the one to tell.
+            let _ = self.refuse(error);
+        }
+        request
+    }
+
     /// Sends an answer.
     ///
     /// # Errors

@@ -107,19 +107,14 @@ fn copy_out(
     }
 }
 
-/// Serves one connection of a sandbox that has its identity, from hello to close.
+/// Serves one connection without a machine around it, from hello to close.
 ///
 /// # Errors
 /// The connection failed.
-pub fn serve_connection(stream: OwnedFd, context: &Context) -> Result<(), ConnectionError> {
+fn serve_connection(stream: OwnedFd, context: &Context) -> Result<(), ConnectionError> {
     let mut connection = Connection::open(stream)?;
-    match connection.request() {
-        Ok(request) => serve(&mut connection, request, context)?,
-        Err(error) => {
-            connection.refuse(&error)?;
-            return Err(error);
-        }
-    }
+    let request = connection.request_or_refuse()?;
+    serve(&mut connection, request, context)?;
     connection.close();
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! trying out the protocol.
 
 use std::{
+    convert::Infallible,
     io::{self, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
@@ -30,7 +31,7 @@ pub enum ServiceError {
 ///
 /// # Errors
 /// The socket or the root cannot be opened, or accepting fails.
-pub fn serve_unix(path: &Path, root: &Path) -> Result<(), ServiceError> {
+pub fn serve_unix(path: &Path, root: &Path) -> Result<Infallible, ServiceError> {
     let context = Context {
         root: Root::open(root)?,
         steps: None,

@@ -1,0 +1,155 @@
+//! The order in which a machine comes up, from the initramfs to a listener.
+
+use std::{fs, io, path::Path};
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use thiserror::Error;
+
+use super::{
+    modules::{self, ModuleError},
+    mounts::{self, MountError},
+    network,
+    settings::{self, Options},
+    vsock::{Listener, VsockError},
+};
+use crate::{
+    AGENT_PORT,
+    agent::{Cgroup, Context, ExecError, FileError, Root, run_once},
+};
+
+/// Why a machine did not come up.
+#[derive(Debug, Error)]
+pub(super) enum BootError {
+    /// A kernel module.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    /// A file system.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The root.
+    #[error(transparent)]
+    Root(#[from] FileError),
+    /// Control groups.
+    #[error("limiting what steps may use: {0}")]
+    Cgroup(io::Error),
+    /// The first process.
+    #[error("running /bin/true as a first step: {0}")]
+    FirstStep(#[from] ExecError),
+    /// The listener, at boot or later.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
+    /// The kernel refused PID 1 something for itself.
+    #[error("{0}: {1}")]
+    Own(&'static str, io::Error),
+}
+
+/// What the server needs of a machine that came up.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) listener: Listener,
+    pub(super) context: Context,
+    pub(super) steps: Cgroup,
+}
+
+/// Brings the machine up, to the state of which a snapshot is taken.
+pub(super) fn boot() -> Result<Machine, BootError> {
+    mounts::kernel_file_systems()?;
+    let options = Options::read();
+    modules::load(Path::new("/modules"))?;
+    mounts::switch_root()?;
+    protect_agent()?;
+    network::loopback_up();
+    settings::names();
+    let steps = make_steps_group().map_err(BootError::Cgroup)?;
+    settings::harden(&options);
+    let context = Context {
+        root: Root::open(Path::new("/"))?,
+        steps: Some(steps.clone()),
+    };
+    // The paths that every step takes are in memory, and so in the snapshot, from here on.
+    run_once("/bin/true", &context)?;
+    let listener = Listener::bind(AGENT_PORT)?;
+    eprintln!("mayfly-guest: ready");
+    Ok(Machine {
+        listener,
+        context,
+        steps,
+    })
+}
+
+/// Keeps steps from ending PID 1 by accident, and other users from looking into it. A root step
+/// owns the machine anyway, and finds no secret here (see the crate's documentation).
+fn protect_agent() -> Result<(), BootError> {
+    let own = |what| move |error: io::Error| BootError::Own(what, error);
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|errno| BootError::Own("making the agent not dumpable", errno.into()))?;
+    fs::write("/proc/self/oom_score_adj", "-1000").map_err(own("exempting it from OOM"))?;
+    let files = Rlimit {
+        current: Some(65_536),
+        maximum: Some(1 << 20),
+    };
+    rustix::process::setrlimit(Resource::Nofile, files)
+        .map_err(|errno| BootError::Own("raising the limit of open files", errno.into()))?;
+    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+    Ok(())
+}
+
+/// The group of all steps: a fork bomb or a memory hog meets its limits before the agent does.
+///
+/// `memory.oom.group` stays 0: the kernel kills the largest process of a step, as it does on any
+/// runner, and the step's shell lives to report that.
+fn make_steps_group() -> io::Result<Cgroup> {
+    let root = Cgroup::create(Path::new("/sys/fs/cgroup"))?;
+    root.set("cgroup.subtree_control", "+memory +pids")?;
+    let steps = root.child("steps")?;
+    let limits = StepLimits::of(memory_total()?);
+    steps.set("memory.max", &limits.memory.to_string())?;
+    steps.set("pids.max", &limits.processes.to_string())?;
+    Ok(steps)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct StepLimits {
+    memory: u64,
+    processes: u64,
+}
+
+impl StepLimits {
+    /// Leaves the agent and the kernel a sixteenth of the memory, at least 24 MiB; and to each
+    /// process 64 KiB on average, about what the kernel needs for an empty one.
+    fn of(total: u64) -> Self {
+        let reserve = (total / 16).max(24 << 20);
+        Self {
+            memory: total.saturating_sub(reserve),
+            processes: (total >> 16).clamp(1024, 16_384),
+        }
+    }
+}
+
+fn memory_total() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = kib.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    let kib = kib.ok_or_else(|| io::Error::other("/proc/meminfo does not tell MemTotal"))?;
+    Ok(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_get_less_than_the_machine_has() {
+        let small = StepLimits::of(128 << 20);
+        assert_eq!(small.memory, 104 << 20);
+        assert_eq!(small.processes, 2048);
+        let large = StepLimits::of(16 << 30);
+        assert_eq!(large.memory, 15 << 30);
+        assert_eq!(large.processes, 16_384);
+    }
+
+    #[test]
+    fn the_size_of_memory_is_read() {
+        assert!(memory_total().expect("reads") > 1 << 20);
+    }
+}
