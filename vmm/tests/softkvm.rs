@@ -3,6 +3,11 @@
 //! A machine takes some seconds to start, so a test asks it as much as belongs together. Where
 //! QEMU is missing the tests say so on stderr, which the test harness does not hide, and pass.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, too, fail by panicking"
+)]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
