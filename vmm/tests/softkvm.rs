@@ -30,6 +30,10 @@ static SETUP: OnceLock<Option<String>> = OnceLock::new();
 fn turn() -> Option<MutexGuard<'static, ()>> {
     let turn = ONE_MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(why) = SETUP.get_or_init(setup_fails) {
+        #[expect(
+            clippy::explicit_write,
+            reason = "the test harness hides what eprintln! prints"
+        )]
         writeln!(
             std::io::stderr(),
             "SKIPPED a test of softkvm: {}",

@@ -1,8 +1,8 @@
 //! Whether `/dev/kvm` of this machine can run a Linux guest.
 //!
 //! A device node that opens proves little: some hosts offer a KVM that emulates guest ring 0 and
-//! leaves the privilege level at 3 after SYSCALL. So a guest of a few instructions is run (see
-//! [`guest`]), and what the VMM needs beside that is asked for by capability.
+//! leaves the privilege level at 3 after SYSCALL. So a guest of a few instructions is run, and what
+//! the VMM needs beside that is asked for by capability.
 
 mod guest;
 
