@@ -1,0 +1,350 @@
+//! The contexts of a job and how they change from step to step.
+
+use indexmap::IndexMap;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::expression::{
+    json::to_json,
+    value::{Object, Value},
+};
+
+use super::{
+    Options,
+    layout::Layout,
+    outcome::Conclusion,
+    request::{JobRequest, Variable},
+    template::{Evaluator, TemplateError},
+};
+
+/// Variables that are secret but not part of the `secrets` context.
+const INTERNAL_SECRETS: [&str; 2] = ["system.accessToken", "system.github.token"];
+
+/// The `secrets` context. Values are wiped when dropped and never shown.
+#[derive(Default)]
+pub struct Secrets {
+    entries: Vec<(String, SecretString)>,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self.entries.iter().map(|(name, _)| name);
+        f.debug_list().entries(names).finish()
+    }
+}
+
+impl Secrets {
+    /// Secrets by name.
+    pub fn new(entries: impl IntoIterator<Item = (String, SecretString)>) -> Self {
+        Self {
+            entries: entries.into_iter().collect(),
+        }
+    }
+
+    /// The secrets that a request brings, with `github_token`.
+    #[must_use]
+    pub fn of(request: &JobRequest) -> Self {
+        let mut entries = Vec::new();
+        for (name, variable) in request.variables.iter() {
+            if let Variable::Secret(value) = variable
+                && !INTERNAL_SECRETS
+                    .iter()
+                    .any(|internal| internal.eq_ignore_ascii_case(name))
+            {
+                entries.push((name.to_owned(), value.clone()));
+            }
+        }
+        let has_token = entries
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("github_token"));
+        if !has_token && let Some(token) = request.variables.get("system.github.token") {
+            entries.push(("github_token".to_owned(), token.expose().to_owned().into()));
+        }
+        Self { entries }
+    }
+
+    /// The context as an object, for one evaluation.
+    #[must_use]
+    pub fn to_object(&self) -> Object {
+        let entries = self.entries.iter();
+        Object::from_iter(entries.map(|(name, value)| (name, value.expose_secret())))
+    }
+}
+
+/// Everything that steps see of a job and change in it.
+#[derive(Debug)]
+pub struct JobContext<'a> {
+    request: &'a JobRequest,
+    secrets: Secrets,
+    /// Contexts that are the same for all steps.
+    fixed: Object,
+    github: Object,
+    steps: Object,
+    job: Object,
+    /// `env` of the workflow and the job, and what `GITHUB_ENV` added.
+    pub env: IndexMap<String, String>,
+    /// Directories that `GITHUB_PATH` added; the first is searched first.
+    pub path: Vec<String>,
+    /// How the job stands: success, failure or cancelled.
+    pub status: Conclusion,
+    /// `defaults.run` by key in lower case.
+    pub defaults: IndexMap<String, String>,
+    /// Where things are in the sandbox.
+    pub layout: Layout,
+}
+
+impl<'a> JobContext<'a> {
+    /// The contexts at the beginning of a job, without its `env` and `defaults`.
+    #[must_use]
+    pub fn new(request: &'a JobRequest, options: &Options) -> Self {
+        let mut fixed = Object::new();
+        for name in ["inputs", "matrix", "needs", "strategy", "vars"] {
+            let value = request.context_data.get(name).cloned();
+            fixed.insert(name, value.unwrap_or_default());
+        }
+        let object = |name: &str| {
+            let value = request.context_data.get(name).and_then(Value::as_object);
+            value.cloned().unwrap_or_default()
+        };
+        let mut github = object("github");
+        let repository = github.get("repository").and_then(Value::as_str);
+        let layout = Layout::new(repository.unwrap_or_default());
+        github.insert("workspace", layout.workspace.as_str());
+        github.insert("event_path", layout.event_path());
+        github.insert("job", request.job_key());
+        if let Some(token) = request.variables.get("system.github.token") {
+            github.insert("token", token.expose());
+        }
+        fixed.insert("runner", runner(request, options, &layout));
+        Self {
+            request,
+            secrets: Secrets::of(request),
+            fixed,
+            github,
+            steps: Object::new(),
+            job: object("job"),
+            env: IndexMap::new(),
+            path: Vec::new(),
+            status: Conclusion::Success,
+            defaults: IndexMap::new(),
+            layout,
+        }
+    }
+
+    /// Evaluates `env` and `defaults` of the workflow and of the job.
+    ///
+    /// # Errors
+    /// [`TemplateError`] of the first that cannot be evaluated.
+    pub fn evaluate_job(&mut self) -> Result<(), TemplateError> {
+        for token in &self.request.environment_variables {
+            // Each sees the ones before it.
+            let found = self.evaluator(&self.env).strings(token)?;
+            self.env.extend(found);
+        }
+        for token in &self.request.defaults {
+            let Some(run) = token.get("run") else {
+                continue;
+            };
+            let found = self.evaluator(&self.env).strings(run)?;
+            let given = found.into_iter().filter(|(_, value)| !value.is_empty());
+            self.defaults
+                .extend(given.map(|(key, value)| (key.to_ascii_lowercase(), value)));
+        }
+        Ok(())
+    }
+
+    /// An evaluator that sees this `env`.
+    #[must_use]
+    pub fn evaluator(&self, env: &IndexMap<String, String>) -> Evaluator<'_> {
+        let mut values = self.fixed.clone();
+        let mut env_object = Object::case_sensitive();
+        for (name, value) in env {
+            env_object.insert(name, value.as_str());
+        }
+        let mut job = self.job.clone();
+        job.insert("status", self.status.as_str());
+        values.insert("env", env_object);
+        values.insert("github", self.github.clone());
+        values.insert("job", job);
+        values.insert("steps", self.steps.clone());
+        Evaluator {
+            values,
+            secrets: &self.secrets,
+            status: self.status,
+            files: &self.request.file_table,
+        }
+    }
+
+    /// Sets a key of the `github` context, such as `action` or the path of an environment file.
+    pub fn set_github(&mut self, key: &str, value: &str) {
+        self.github.insert(key, value);
+    }
+
+    /// A text of the `github` context; empty if there is none.
+    #[must_use]
+    pub fn github(&self, key: &str) -> &str {
+        self.github
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    }
+
+    /// The `github` context.
+    #[must_use]
+    pub fn github_object(&self) -> &Object {
+        &self.github
+    }
+
+    /// The `runner` context.
+    #[must_use]
+    pub fn runner_object(&self) -> Option<&Object> {
+        self.fixed.get("runner").and_then(Value::as_object)
+    }
+
+    /// The payload of the event that started the run, as JSON.
+    #[must_use]
+    pub fn event_json(&self) -> String {
+        match self.github.get("event") {
+            None | Some(Value::Null) => "{}".to_owned(),
+            Some(event) => to_json(event),
+        }
+    }
+
+    /// Enters a step into the `steps` context, unless its key was made up.
+    pub fn finish_step(
+        &mut self,
+        key: &str,
+        outputs: &IndexMap<String, String>,
+        outcome: Conclusion,
+        conclusion: Conclusion,
+    ) {
+        if key.is_empty() || key.starts_with("__") {
+            return;
+        }
+        let mut step = Object::new();
+        step.insert(
+            "outputs",
+            Object::from_iter(outputs.iter().map(|(k, v)| (k, v.as_str()))),
+        );
+        step.insert("outcome", outcome.as_str());
+        step.insert("conclusion", conclusion.as_str());
+        self.steps.insert(key, step);
+    }
+
+    /// Puts a directory before all others; one that is known moves there.
+    pub fn prepend_path(&mut self, directory: String) {
+        self.path.retain(|known| *known != directory);
+        self.path.insert(0, directory);
+    }
+}
+
+fn runner(request: &JobRequest, options: &Options, layout: &Layout) -> Object {
+    let mut runner = Object::new();
+    runner.insert("os", "Linux");
+    runner.insert("arch", "X64");
+    runner.insert("name", options.runner_name.as_str());
+    let environment = request.variables.get("system.runnerEnvironment");
+    runner.insert(
+        "environment",
+        environment.map_or("self-hosted", Variable::expose),
+    );
+    runner.insert("tool_cache", layout.tool_cache.as_str());
+    runner.insert("temp", layout.temp.as_str());
+    runner.insert("workspace", layout.repository.as_str());
+    if request.variables.is_true("ACTIONS_STEP_DEBUG") {
+        runner.insert("debug", "1");
+    }
+    runner
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workflow::token::TemplateToken;
+
+    fn request() -> JobRequest {
+        let mut request = JobRequest::default();
+        let variables = &mut request.variables;
+        for (name, value) in [("MY_SECRET", "hush"), ("system.github.token", "t0ken")] {
+            variables.insert(name, Variable::Secret(value.to_owned().into()));
+        }
+        variables.insert("system.github.job", Variable::Plain("build".to_owned()));
+        let github = Object::from_iter([("repository", "octo/hello")]);
+        request.context_data.insert("github", github);
+        request
+            .context_data
+            .insert("matrix", Object::from_iter([("os", "linux")]));
+        request
+    }
+
+    fn evaluate(context: &JobContext<'_>, expression: &str) -> String {
+        let token = TemplateToken::expression(expression);
+        context.evaluator(&context.env).string(&token).unwrap()
+    }
+
+    #[test]
+    fn contexts_hold_what_the_message_and_the_runner_know() {
+        let request = request();
+        let context = JobContext::new(&request, &Options::default());
+        for (expression, expected) in [
+            ("github.repository", "octo/hello"),
+            ("github.workspace", "/home/runner/work/hello/hello"),
+            ("github.job", "build"),
+            ("github.token", "t0ken"),
+            ("secrets.GITHUB_TOKEN", "t0ken"),
+            ("secrets.my_secret", "hush"),
+            ("secrets['system.github.token']", ""),
+            ("matrix.os", "linux"),
+            ("runner.os", "Linux"),
+            ("runner.temp", "/home/runner/work/_temp"),
+            ("job.status", "success"),
+            ("vars.missing", ""),
+        ] {
+            assert_eq!(evaluate(&context, expression), expected, "{expression}");
+        }
+        assert!(!format!("{context:?}").contains("hush"));
+    }
+
+    #[test]
+    fn job_env_is_evaluated_in_order_and_differs_by_case() {
+        let mut request = request();
+        request.environment_variables = vec![
+            TemplateToken::mapping([("A", TemplateToken::string("1"))]),
+            TemplateToken::mapping([
+                ("a", TemplateToken::expression("env.A")),
+                ("A", TemplateToken::string("2")),
+            ]),
+        ];
+        let run = |key: &str, value: &str| {
+            let run = TemplateToken::mapping([(key, TemplateToken::string(value))]);
+            TemplateToken::mapping([("run", run)])
+        };
+        request.defaults = vec![
+            run("shell", "bash"),
+            run("working-directory", "x"),
+            run("shell", "sh"),
+        ];
+        let mut context = JobContext::new(&request, &Options::default());
+        context.evaluate_job().unwrap();
+        let env: Vec<_> = context
+            .env
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        assert_eq!(env, ["A=2", "a=1"]);
+        assert_eq!(context.defaults["shell"], "sh");
+        assert_eq!(context.defaults["working-directory"], "x");
+    }
+
+    #[test]
+    fn steps_appear_under_their_own_keys_only() {
+        let request = request();
+        let mut context = JobContext::new(&request, &Options::default());
+        let outputs = IndexMap::from([("Value".to_owned(), "7".to_owned())]);
+        context.finish_step("mine", &outputs, Conclusion::Failure, Conclusion::Success);
+        context.finish_step("__run", &outputs, Conclusion::Success, Conclusion::Success);
+        assert_eq!(evaluate(&context, "steps.mine.outputs.value"), "7");
+        assert_eq!(evaluate(&context, "steps.mine.outcome"), "failure");
+        assert_eq!(evaluate(&context, "steps.mine.conclusion"), "success");
+        assert_eq!(evaluate(&context, "steps.__run.outcome"), "");
+    }
+}

@@ -1,0 +1,62 @@
+//! What the executor is told besides the job request.
+
+use std::time::Duration;
+
+/// Time that a cancelled job has to end by itself (`always()` steps included), as at GitHub.
+const CANCEL_GRACE: Duration = Duration::from_secs(5 * 60);
+
+/// Search path of programs in a sandbox.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Settings of the machine for one job.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name of the runner (`runner.name`).
+    pub runner_name: String,
+    /// User of the steps in the sandbox; `None` is root.
+    pub user: Option<String>,
+    /// `timeout-minutes` of the job: it is cancelled after this time. GitHub sends a cancellation
+    /// instead, so a job message needs none.
+    pub timeout: Option<Duration>,
+    /// Time that the job has after a cancellation before everything is killed.
+    pub cancel_grace: Duration,
+    /// Environment that the machine gives to every step; later layers win.
+    pub environment: Vec<(String, String)>,
+    /// Whether debug messages are logged, whatever the job says.
+    pub debug: bool,
+}
+
+impl Options {
+    /// Settings for steps that run as `user` (`None` is root).
+    #[must_use]
+    pub fn for_user(user: Option<&str>) -> Self {
+        let name = user.unwrap_or("root");
+        let home = match user {
+            None | Some("root") => "/root".to_owned(),
+            Some(user) => format!("/home/{user}"),
+        };
+        let environment = [
+            ("PATH", PATH),
+            ("HOME", &home),
+            ("USER", name),
+            ("LOGNAME", name),
+            ("LANG", "C.UTF-8"),
+        ];
+        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self {
+            runner_name: "mayfly".to_owned(),
+            user: user.map(str::to_owned),
+            timeout: None,
+            cancel_grace: CANCEL_GRACE,
+            environment: environment.map(own).into(),
+            debug: false,
+        }
+    }
+}
+
+impl Default for Options {
+    /// Settings for steps that run as root.
+    fn default() -> Self {
+        Self::for_user(None)
+    }
+}
