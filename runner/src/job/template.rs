@@ -46,6 +46,15 @@ pub struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
+    /// Looks at the job as if it stood like this.
+    pub fn set_status(&mut self, status: Conclusion) {
+        self.status = status;
+        let job = self.values.get("job").and_then(Value::as_object);
+        let mut job = job.cloned().unwrap_or_default();
+        job.insert("status", status.as_str());
+        self.values.insert("job", job);
+    }
+
     /// The value of a token.
     ///
     /// # Errors

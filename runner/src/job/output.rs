@@ -1,0 +1,163 @@
+//! The output of a step on its way: bytes, lines, commands, and what they change.
+
+use indexmap::IndexMap;
+
+use super::{
+    commands::{CommandReader, Effect, Policy, parse},
+    lines::{LineSplitter, MAX_LINE, Piece},
+    log::StepLog,
+    masking::Masker,
+    reporter::Reporter,
+};
+
+/// Sum of names and values, in bytes, that commands of one step may set.
+const MAX_SET: usize = 16 << 20;
+
+/// What a step changed in the job.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// Outputs of the step.
+    pub(super) outputs: IndexMap<String, String>,
+    /// Values for later stages of the same action.
+    pub(super) state: IndexMap<String, String>,
+    /// Environment variables for later steps.
+    pub(super) env: IndexMap<String, String>,
+    /// Directories for `PATH`, in the order in which they were added.
+    pub(super) path: Vec<String>,
+    /// Whether a command failed, and the step with it.
+    pub(super) failed: bool,
+}
+
+/// One of a process's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Takes the output of one step.
+pub(super) struct StepOutput<'a, R> {
+    pub(super) log: StepLog<'a, R>,
+    pub(super) changes: Changes,
+    masker: &'a Masker,
+    reader: CommandReader,
+    splitters: [LineSplitter; 2],
+    /// For each stream, whether the rest of a line that is too long is thrown away.
+    dropping: [bool; 2],
+    set: usize,
+}
+
+impl<'a, R: Reporter> StepOutput<'a, R> {
+    pub(super) fn new(log: StepLog<'a, R>, masker: &'a Masker, policy: Policy, echo: bool) -> Self {
+        let splitter = || LineSplitter::new(masker.clone(), MAX_LINE);
+        Self {
+            log,
+            changes: Changes::default(),
+            masker,
+            reader: CommandReader::new(policy, echo),
+            splitters: [splitter(), splitter()],
+            dropping: [false; 2],
+            set: 0,
+        }
+    }
+
+    /// Takes bytes of one stream; returns when the reporter took what they mean.
+    pub(super) async fn feed(&mut self, stream: Stream, bytes: &[u8]) {
+        let mut pieces = Vec::new();
+        self.splitters[stream as usize].feed(bytes, &mut |piece| pieces.push(piece));
+        self.take(stream, pieces).await;
+    }
+
+    /// Both streams ended.
+    pub(super) async fn end(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let mut pieces = Vec::new();
+            self.splitters[stream as usize].finish(&mut |piece| pieces.push(piece));
+            self.take(stream, pieces).await;
+        }
+    }
+
+    async fn take(&mut self, stream: Stream, pieces: Vec<Piece>) {
+        for piece in pieces {
+            match piece {
+                Piece::Line(line) => {
+                    self.dropping[stream as usize] = false;
+                    for effect in self.reader.read(&line) {
+                        self.apply(effect).await;
+                    }
+                }
+                Piece::Part { masked, first } => self.part(stream, &masked, first).await,
+            }
+        }
+    }
+
+    /// A part of a line that is too long to be a command: one that pretends to be is not logged,
+    /// for it may be an `add-mask` that shows what it should hide.
+    async fn part(&mut self, stream: Stream, masked: &str, first: Option<String>) {
+        if let Some(first) = first {
+            let command = parse(&first, None).filter(|_| self.reader.is_command(&first));
+            self.dropping[stream as usize] = command.is_some();
+            if let Some(command) = command {
+                let name = command.name;
+                let message = format!("The `{name}` command is longer than {MAX_LINE} bytes.");
+                self.log.error(&message).await;
+                self.changes.failed = true;
+            }
+        }
+        if !self.dropping[stream as usize] {
+            self.log.masked(masked).await;
+        }
+    }
+
+    /// Lets an effect of a command take place.
+    pub(super) async fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Line(text) => self.log.line(&text).await,
+            Effect::Debug(text) => self.log.debug(&text).await,
+            Effect::Annotation(annotation) => self.log.annotate(annotation).await,
+            Effect::Mask(text) => {
+                if let Err(error) = self.masker.add(&text) {
+                    self.log.error(&error.to_string()).await;
+                    self.changes.failed = true;
+                }
+            }
+            Effect::Fail => self.changes.failed = true,
+            Effect::Output(name, value) => {
+                if self.count(&name, &value).await {
+                    self.changes.outputs.insert(name, value);
+                }
+            }
+            Effect::State(name, value) => {
+                if self.count(&name, &value).await {
+                    self.changes.state.insert(name, value);
+                }
+            }
+            Effect::Env(name, value) => {
+                if self.count(&name, &value).await {
+                    self.changes.env.insert(name, value);
+                }
+            }
+            Effect::Path(directory) => {
+                if self.count(&directory, "").await {
+                    self.changes.path.push(directory);
+                }
+            }
+        }
+    }
+
+    /// Counts what commands set; too much fails the step once.
+    async fn count(&mut self, name: &str, value: &str) -> bool {
+        let before = self.set;
+        self.set = self.set.saturating_add(name.len() + value.len());
+        if self.set <= MAX_SET {
+            return true;
+        }
+        if before <= MAX_SET {
+            let limit = MAX_SET >> 20;
+            let message = format!("The commands of this step set more than {limit} MiB of values.");
+            self.log.error(&message).await;
+        }
+        self.changes.failed = true;
+        false
+    }
+}

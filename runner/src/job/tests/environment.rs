@@ -1,0 +1,150 @@
+//! What a step is given and what it leaves for the next.
+
+use super::*;
+
+#[tokio::test]
+async fn env_is_layered_and_github_env_holds_for_later_steps() {
+    let mut second = run("", "second");
+    second.environment = Some(strings(&[("B", "step"), ("FROM", "${{ env.A }}")]));
+    let steps = vec![run("", "first"), second, run("", "third")];
+    let mut job = Job::new(steps, |script, request, files| {
+        if script == "first" {
+            write(request, files, "GITHUB_ENV", "B=file\nNEW=1\n");
+            write(request, files, "GITHUB_PATH", "/one\n/two\n");
+        }
+        Reply::exit(0)
+    });
+    job.request.environment_variables = vec![
+        strings(&[("A", "workflow"), ("B", "workflow")]),
+        strings(&[("A", "job")]),
+    ];
+    job.execute().await;
+    let scripts = job.scripts();
+    let seen = |step: usize| {
+        let value = |name| env(&scripts[step], name).unwrap_or("-").to_owned();
+        ["A", "B", "NEW", "FROM"].map(value).join(" ")
+    };
+    assert_eq!(seen(0), "job workflow - -");
+    assert_eq!(seen(1), "job step 1 job");
+    assert_eq!(seen(2), "job file 1 -");
+    let path = |step: usize| env(&scripts[step], "PATH").unwrap();
+    assert!(path(0).starts_with("/usr/local/sbin:"));
+    assert!(
+        path(1).starts_with("/two:/one:/usr/local/sbin:"),
+        "{}",
+        path(1)
+    );
+}
+
+#[tokio::test]
+async fn a_step_gets_the_secrets_it_names_and_no_others() {
+    let mut second = run("", "use ${{x}}");
+    second.inputs = Some(strings(&[(
+        "script",
+        "${{ format('use {0}', secrets.TWO) }}",
+    )]));
+    second.environment = Some(strings(&[("MINE", "${{ secrets.ONE }}")]));
+    let steps = vec![run("", "first"), second, run("", "third")];
+    let mut job = Job::new(steps, |_, _, _| Reply::exit(0));
+    for (name, value) in [("ONE", "value-1"), ("TWO", "value-2"), ("THREE", "value-3")] {
+        job.secret(name, value);
+    }
+    job.execute().await;
+    let scripts = job.scripts();
+    let all = |step: usize| format!("{:?}{:?}", scripts[step].argv, scripts[step].env);
+    assert_eq!(env(&scripts[1], "MINE"), Some("value-1"));
+    assert!(
+        !all(1).contains("value-2"),
+        "a secret of a script is not on a command line"
+    );
+    for step in [0, 2] {
+        assert!(!all(step).contains("value-"), "{}", all(step));
+    }
+    assert!(!all(1).contains("value-3"));
+    assert!(!job.reporter.everything().contains("value-"));
+    assert!(job.reporter.lines(3).contains(&"  MINE: ***".to_owned()));
+}
+
+#[tokio::test]
+async fn scripts_and_environment_files_are_gone_after_their_step() {
+    let job = Job::new(vec![run("", "one"), run("", "two")], |script, _, files| {
+        let scripts = files.keys().filter(|path| path.ends_with(".sh")).count();
+        let outputs = files
+            .keys()
+            .filter(|path| path.contains("/set_output_"))
+            .count();
+        assert_eq!((scripts, outputs), (1, 1), "{script}");
+        Reply::exit(0)
+    });
+    let outcome = job.execute().await;
+    assert_eq!(outcome.result, Conclusion::Success);
+    let left: Vec<_> = job.sandbox.files().into_keys().collect();
+    assert_eq!(
+        left,
+        ["/home/runner/work/_temp/_github_workflow/event.json"]
+    );
+}
+
+#[tokio::test]
+async fn the_event_is_a_file_in_the_sandbox() {
+    let mut job = Job::new(vec![run("", "x")], |_, _, _| Reply::exit(0));
+    let event = Object::from_iter([("action", "opened")]);
+    let mut github = Object::from_iter([("repository", "octo/hello")]);
+    github.insert("event", event);
+    job.request.context_data.insert("github", github);
+    job.execute().await;
+    let path = env(&job.scripts()[0], "GITHUB_EVENT_PATH")
+        .unwrap()
+        .to_owned();
+    let content = job.sandbox.get(&path).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&content).unwrap();
+    assert_eq!(json, serde_json::json!({"action": "opened"}));
+}
+
+#[tokio::test]
+async fn broken_environment_files_fail_the_step_after_what_is_good_in_them() {
+    let steps = vec![
+        run("a", "env"),
+        run_if("always()", "output"),
+        run_if("always()", "node"),
+    ];
+    let job = Job::new(steps, |script, request, files| {
+        match script {
+            "env" => write(request, files, "GITHUB_ENV", "GOOD=1\nbroken\n"),
+            "output" => write(request, files, "GITHUB_OUTPUT", "A<<E\nx\n"),
+            _ => write(request, files, "GITHUB_ENV", "NODE_OPTIONS=--x\nOTHER=2\n"),
+        }
+        Reply::exit(0)
+    });
+    let outcome = job.execute().await;
+    assert_eq!(
+        results(&outcome),
+        ["failure/failure", "failure/failure", "success/success"]
+    );
+    assert_eq!(env(&job.scripts()[1], "GOOD"), Some("1"));
+    let tail = |record| job.reporter.lines(record).split_off(4).join("\n");
+    assert_eq!(
+        tail(2),
+        "##[error]Unable to process file command 'env' successfully.\n\
+         ##[error]Invalid format 'broken'"
+    );
+    assert!(tail(3).ends_with("##[error]Invalid value. Matching delimiter not found 'E'"));
+    assert!(tail(4).contains("Can't store NODE_OPTIONS"), "{}", tail(4));
+}
+
+#[tokio::test]
+async fn steps_run_as_the_user_who_owns_the_work_folders() {
+    let mut job = Job::new(vec![run("", "x")], |_, _, _| Reply::exit(0));
+    job.options = Options::for_user(Some("runner"));
+    job.sandbox.on_exec(|_, _| Some(Reply::exit(0)));
+    job.execute().await;
+    let execs = job.sandbox.execs();
+    assert_eq!(
+        execs[0].argv,
+        ["chown", "-R", "runner:", "/home/runner/work"]
+    );
+    assert_eq!(execs[0].user, None);
+    let last = execs.last().unwrap();
+    assert_eq!(last.user.as_deref(), Some("runner"));
+    assert_eq!(env(last, "HOME"), Some("/home/runner"));
+}
