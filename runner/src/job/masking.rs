@@ -1,8 +1,7 @@
 //! Masking of secrets in everything that leaves a job: values, their encodings and patterns.
 //!
 //! Literal values are searched with one pass of an Aho-Corasick automaton, however many there are;
-//! overlapping and touching matches become a single `***`. The encodings are in
-//! [`super::mask_encodings`].
+//! overlapping and touching matches become a single `***`. The encodings are in `mask_encodings`.
 
 use std::{
     borrow::Cow,

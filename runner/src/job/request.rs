@@ -1,6 +1,6 @@
 //! The decoded job message: what a job is, whether GitHub sent it or the planner made it.
 //!
-//! The shape is that of GitHub's message (`acquirejob`). Reading it is in [`decode`]: tolerant in
+//! The shape is that of GitHub's message (`acquirejob`). Reading it is in [`decode()`]: tolerant in
 //! form (case of keys, numbers and bools as text, a byte order mark), exact in meaning.
 
 mod decode;

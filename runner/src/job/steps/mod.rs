@@ -1,4 +1,4 @@
-//! The kinds of steps, one file each, behind [`run`].
+//! The kinds of steps, one file each, behind [`run()`].
 
 mod programs;
 mod run;
