@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::time::Instant;
 
-use mayfly_vmm::jail::{self, JailOptions, ThreadKind};
+use mayfly_vmm::jail::{self, JailOptions, Outcome, ThreadKind};
 
 const ROUNDS: usize = 200;
 const KINDS: [ThreadKind; 3] = [ThreadKind::Main, ThreadKind::Devices, ThreadKind::Vcpu];
@@ -39,11 +39,14 @@ fn jail_process() -> Costs {
     let start = Instant::now();
     let report = jail::enter_process(&kept, &options).expect("the jail closes");
     let total = micros(start);
-    let mut costs: Costs = report
-        .layers
-        .iter()
-        .map(|line| (format!("{:?}", line.layer), line.microseconds))
-        .collect();
+    let mut costs: Costs = Vec::new();
+    for line in report.layers {
+        let missing = match line.outcome {
+            Outcome::Applied(_) => String::new(),
+            Outcome::Unavailable(why) => format!(" unavailable: {why}"),
+        };
+        costs.push((format!("{:?}{missing}", line.layer), line.microseconds));
+    }
     costs.push(("all of enter_process".into(), total));
     costs
 }

@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 
-use super::{Journal, Layer};
+use super::{Journal, Layer, privileges};
 
 /// First of the uids that VMMs started by root take, one per process id; systemd's list of uid
 /// ranges assigns it to nobody. Process ids end at 2^22.
@@ -127,6 +127,7 @@ fn change_identity(journal: &mut Journal) -> bool {
         journal.applied(Layer::Identity, format!("uid {} as started", uid.as_raw()));
         return false;
     }
+    privileges::empty_bounding_set();
     let own = FIRST_UID + std::process::id();
     let mut why = String::new();
     for id in [own, NOBODY] {
@@ -142,6 +143,7 @@ fn change_identity(journal: &mut Journal) -> bool {
     false
 }
 
+/// Takes `id` as uid and gid; the capabilities of root go with the uid.
 fn become_user(id: u32) -> rustix::io::Result<()> {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     rustix::thread::set_thread_groups(&[])?;

@@ -1,18 +1,16 @@
 //! Capabilities, and the promise to gain no privilege again.
 
-use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::{JailError, Journal, Layer, mandatory};
 
-/// Empties all capability sets and checks that they are empty. The bounding set can only be
-/// emptied with `CAP_SETPCAP`, which root and the maker of a user namespace have; for others it is
-/// of no effect, since there is no exec that could gain from it.
+/// Empties all capability sets and checks that they are empty.
 pub(super) fn drop_capabilities(journal: &mut Journal) -> Result<(), JailError> {
-    let bounding = match empty_bounding_set() {
-        Ok(()) => "bounding set empty",
-        Err(_) => "bounding set as it was, made void by no_new_privs",
+    empty_bounding_set();
+    let bounding = match bounding_set() {
+        0 => "bounding set empty",
+        _ => "bounding set as it was, made void by no_new_privs",
     };
     rustix::thread::clear_ambient_capability_set()
         .map_err(mandatory("clearing ambient capabilities"))?;
@@ -33,17 +31,28 @@ pub(super) fn drop_capabilities(journal: &mut Journal) -> Result<(), JailError> 
     Ok(())
 }
 
-fn empty_bounding_set() -> Result<(), Errno> {
-    for number in 0..u64::BITS {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        match rustix::thread::remove_capability_from_bounding_set(capability) {
-            Ok(()) => {}
-            // The first number that this kernel does not know.
-            Err(Errno::INVAL) => return Ok(()),
-            Err(error) => return Err(error),
+/// Empties the bounding set as far as allowed: `CAP_SETPCAP` is needed, which root has until it
+/// changes its uid, and the maker of a user namespace, who starts with a full set again. For
+/// others the bounding set is of no effect: it only limits what an exec may gain.
+pub(super) fn empty_bounding_set() {
+    for capability in known_capabilities() {
+        if rustix::thread::remove_capability_from_bounding_set(capability).is_err() {
+            return;
         }
     }
-    Ok(())
+}
+
+fn bounding_set() -> usize {
+    known_capabilities()
+        .filter(|set| rustix::thread::capability_is_in_bounding_set(*set) == Ok(true))
+        .count()
+}
+
+/// Each capability that this kernel knows: it answers `EINVAL` for the first that it does not.
+fn known_capabilities() -> impl Iterator<Item = CapabilitySet> {
+    (0..u64::BITS)
+        .map(|number| CapabilitySet::from_bits_retain(1 << number))
+        .take_while(|set| rustix::thread::capability_is_in_bounding_set(*set).is_ok())
 }
 
 /// Forbids to gain privileges by exec, and others to read this process's memory.
