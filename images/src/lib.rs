@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
 pub mod build;
 pub mod digest;
 mod disk;

@@ -241,6 +241,7 @@ impl Package {
             limits: &limits,
             number: 0,
             epoch,
+            latest: epoch,
             bytes: &mut bytes,
             entries: &mut entries,
         };

@@ -157,6 +157,7 @@ fn unpack_tar(
         limits: &Limits::default(),
         number: 0,
         epoch,
+        latest: epoch,
         bytes: &mut bytes,
         entries: &mut entries,
     };

@@ -4,7 +4,8 @@ use std::{io, path::PathBuf};
 
 use super::AgentError;
 use crate::{
-    disk::DiskError, kernel::KernelError, node::NodeError, store::StoreError, tool::ToolError,
+    archive::ArchiveError, disk::DiskError, kernel::KernelError, node::NodeError,
+    store::StoreError, tool::ToolError,
 };
 
 /// Why an image was not built. The store is as it was before.
@@ -25,6 +26,9 @@ pub enum BuildError {
     /// A Node.js runtime cannot be used.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The archive cannot be used.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The writable disk cannot be made.
     #[error(transparent)]
     Disk(#[from] DiskError),

@@ -12,6 +12,7 @@ pub use agent::AgentError;
 pub use error::BuildError;
 
 use crate::{
+    archive::Archive,
     digest::Digest,
     kernel::KernelPackage,
     manifest::{
@@ -21,12 +22,24 @@ use crate::{
     progress::Progress,
     recipe::Recipe,
     store::{Image, ImageStore},
-    tree::{Kind, Meta, Spool, Tree},
+    tree::{Kind, Limits, Meta, Spool, Tree},
 };
 pub use crate::{disk::DiskError, kernel::KernelError, node::NodeError, tool::ToolError};
 
 /// Where programs are looked for in an image that does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How large the files of an imported image may be together, in bytes.
+const ARCHIVE_LIMIT: u64 = 32 << 30;
+
+impl Recipe {
+    /// What stands in the manifest of an image whose root is this recipe's.
+    fn source(&self) -> Source {
+        Source::Recipe {
+            name: self.name.clone(),
+        }
+    }
+}
 
 /// What a build needs beside its recipe.
 #[derive(Debug, Clone)]
@@ -78,7 +91,8 @@ impl ImageStore {
         crate::store::check_name(&name)?;
         let agent = agent::read(&options.agent)?;
         if !options.rebuild
-            && let Some(image) = self.cached(recipe, &Digest::of(&agent), &name)?
+            && let Some(image) =
+                self.cached(recipe, &recipe.source(), &Digest::of(&agent), &name)?
         {
             return Ok(Built {
                 image,
@@ -91,17 +105,47 @@ impl ImageStore {
         })
     }
 
+    /// Makes an image whose root is that of an OCI or Docker archive; kernel, disk and their
+    /// settings are the recipe's. `name` is what the image is called.
+    ///
+    /// # Errors
+    /// [`BuildError`]; the store is then as it was.
+    pub fn import(
+        &self,
+        archive: &Path,
+        name: &str,
+        recipe: &Recipe,
+        options: &BuildOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Built, BuildError> {
+        crate::store::check_name(name)?;
+        let agent = agent::read(&options.agent)?;
+        progress.step(format!("Checking {}", archive.display()));
+        let archive = Archive::open(archive)?;
+        if !options.rebuild
+            && let Some(image) =
+                self.cached(recipe, &archive.source(), &Digest::of(&agent), name)?
+        {
+            return Ok(Built {
+                image,
+                cached: true,
+            });
+        }
+        let work = Work::begin(self, recipe, options, agent, progress)?;
+        work.finish(self, name, progress, |work, progress| {
+            work.archive_root(&archive, progress)
+        })
+    }
+
     /// An image from the same inputs, which from now on goes by `name`.
     fn cached(
         &self,
         recipe: &Recipe,
+        source: &Source,
         agent: &Digest,
         name: &str,
     ) -> Result<Option<Image>, BuildError> {
         let _lock = self.lock(&mut || ())?;
-        let source = Source::Recipe {
-            name: recipe.name.clone(),
-        };
         let digest = recipe.digest();
         // An image that cannot be read is no reason not to build another one.
         let images = self.images().unwrap_or_default();
@@ -110,17 +154,20 @@ impl ImageStore {
             manifest.builder == BUILDER_REVISION
                 && manifest.recipe == digest
                 && manifest.agent == *agent
-                && manifest.source == source
+                && manifest.source == *source
         });
         let Some(mut image) = found else {
             return Ok(None);
         };
+        if image.verify(&mut |_, _| ()).is_err() {
+            // What is damaged is built again.
+            return Ok(None);
+        }
         if !image.names.iter().any(|other| other == name) {
             self.name(name, &image.digest)?;
             image = self.get(name)?;
         }
-        // What is damaged is built again.
-        Ok(image.verify(&mut |_, _| ()).is_ok().then_some(image))
+        Ok(Some(image))
     }
 }
 
@@ -255,15 +302,39 @@ impl<'a> Work<'a> {
             working_directory: None,
             env,
         };
-        let source = Source::Recipe {
-            name: recipe.name.clone(),
-        };
         Ok(Root {
             tree,
-            source,
+            source: recipe.source(),
             config,
             packages,
             node,
+        })
+    }
+
+    /// The root that an archive holds.
+    fn archive_root(
+        &mut self,
+        archive: &Archive,
+        progress: &mut Progress<'_>,
+    ) -> Result<Root, BuildError> {
+        let limits = Limits {
+            bytes: ARCHIVE_LIMIT,
+            ..Limits::default()
+        };
+        let epoch = self.epoch();
+        let tree = archive.unpack(&limits, &mut self.spool, epoch, progress)?;
+        let packages = debian::packages(&tree, &self.spool)?;
+        let mut config = archive.image_config();
+        config
+            .env
+            .entry("PATH".to_owned())
+            .or_insert_with(|| PATH.to_owned());
+        Ok(Root {
+            tree,
+            source: archive.source(),
+            config,
+            packages,
+            node: Vec::new(),
         })
     }
 

@@ -185,6 +185,7 @@ fn two_names_of_one_file_share_an_inode_that_counts_them() {
         limits: &Limits::default(),
         number: 0,
         epoch: EPOCH,
+        latest: EPOCH,
         bytes: &mut 0,
         entries: &mut 0,
     };

@@ -73,8 +73,10 @@ pub(crate) struct Layer<'a> {
     pub(crate) limits: &'a Limits,
     /// Number of the layer, lowest first.
     pub(crate) number: u32,
-    /// Latest time that a file may carry.
+    /// Time of directories that the stream does not mention.
     pub(crate) epoch: u64,
+    /// Latest time that a file may carry.
+    pub(crate) latest: u64,
     /// Bytes of content and number of entries of all layers so far.
     pub(crate) bytes: &'a mut u64,
     pub(crate) entries: &'a mut usize,
@@ -233,7 +235,7 @@ impl Layer<'_> {
             mtime: extension
                 .mtime
                 .unwrap_or_else(|| header.mtime().unwrap_or(0))
-                .min(self.epoch),
+                .min(self.latest),
             xattrs: extension.xattrs.clone(),
         })
     }

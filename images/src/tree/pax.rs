@@ -21,7 +21,7 @@ const XATTR: &[u8] = b"SCHILY.xattr.";
 /// Extended attributes that mean something inside a guest. Others belong to the machine that
 /// packed the archive: SELinux labels, overlay's own bookkeeping.
 fn is_kept(name: &[u8]) -> bool {
-    name.starts_with(b"user.")
+    (name.starts_with(b"user.") && name.len() > 5)
         || name == b"security.capability"
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default"
