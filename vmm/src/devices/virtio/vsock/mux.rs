@@ -6,10 +6,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::GuestMemoryMmap;
 
@@ -116,23 +118,23 @@ impl Mux {
             if !self.listener_ready || full {
                 return;
             }
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    let port = self.free_port();
-                    let flags =
-                        EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-                    let token = EventData::new_u64(port.into());
-                    let watched = stream.set_nonblocking(true).is_ok()
-                        && epoll::add(&self.epoll, &stream, token, flags).is_ok();
-                    // An event follows at once, for a new stream is writable.
-                    if watched {
-                        self.connections.insert(port, Connection::new(stream));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Nobody there; or too many descriptors, and the next peer's event tries again.
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match accept_with(&self.listener, flags) {
+                Ok(stream) => self.adopt(stream.into()),
+                Err(Errno::INTR) => {}
+                // Nobody there; or too many descriptors, and a connection that ends tries again.
                 Err(_) => self.listener_ready = false,
             }
+        }
+    }
+
+    /// Watches a new stream. An event follows at once, for it is writable.
+    fn adopt(&mut self, stream: UnixStream) {
+        let port = self.free_port();
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let token = EventData::new_u64(port.into());
+        if epoll::add(&self.epoll, &stream, token, flags).is_ok() {
+            self.connections.insert(port, Connection::new(stream));
         }
     }
 
