@@ -243,9 +243,6 @@ fn pop(
     let Some(descriptors) = queue.iter(memory)?.next() else {
         return Ok(None);
     };
-    if descriptors.head_index() >= queue.size() {
-        return Err(virtio_queue::Error::InvalidDescriptorIndex.into());
-    }
     Ok(Some(chain.fill(memory, descriptors)))
 }
 

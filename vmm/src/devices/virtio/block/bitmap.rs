@@ -70,3 +70,40 @@ impl Bitmap {
         runs
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn runs_are_those_of_a_list_of_bits(
+            blocks in 1..400_u64,
+            ranges in proptest::collection::vec((0..450_u64, 0..200_u64), 0..5),
+            (first, limit) in (0..400_u64, 0..400_u64),
+        ) {
+            let mut bitmap = Bitmap::new(blocks);
+            let mut model = vec![false; blocks as usize];
+            for (first, count) in ranges {
+                bitmap.set(first, count);
+                model.iter_mut().skip(first as usize).take(count as usize).for_each(|b| *b = true);
+            }
+            for (block, &private) in (0..).zip(&model) {
+                prop_assert_eq!(bitmap.get(block), private);
+            }
+            let first = first % blocks;
+            let limit = limit.min(blocks - first);
+            let rest = &model[first as usize..(first + limit) as usize];
+            let run = rest.iter().take_while(|&&private| private == model[first as usize]).count();
+            prop_assert_eq!(bitmap.run(first, limit), run as u64);
+
+            let mut listed = vec![false; blocks as usize];
+            for (first, count) in bitmap.private_runs() {
+                listed[first as usize..(first + count) as usize].fill(true);
+            }
+            prop_assert_eq!(listed, model);
+        }
+    }
+}

@@ -127,9 +127,15 @@ fn configuration_tells_size_access_and_serial() {
 fn writes_go_to_the_private_file_and_never_to_the_base() {
     let image = base(SIZE);
     let (mut guest, private) = disk(&image, true);
-    // One sector inside a block; two blocks and a bit, misaligned; a block of its own.
+    // One sector inside a block; two blocks and a bit, misaligned; whole blocks; across the end.
     let mut shadow = expected(0, SIZE);
-    for (sector, len) in [(9_u64, 512_usize), (21, 9216), (8, 4096), (500, 6144)] {
+    for (sector, len) in [
+        (9_u64, 512_usize),
+        (21, 9216),
+        (8, 4096),
+        (128, 40_960),
+        (500, 6144),
+    ] {
         let data: Vec<u8> = (0..len)
             .map(|at| (at * 7 + sector as usize) as u8)
             .collect();

@@ -54,6 +54,7 @@ fn a_slow_peer_holds_the_guest_back_and_nothing_is_lost() {
         }
         if n == 0 || credit == 0 {
             held_back += 1;
+            assert!(held_back < 10_000, "credit never comes back");
             let mut part = vec![0; 50_000];
             if let Ok(n) = peer.read(&mut part) {
                 got.extend_from_slice(&part[..n]);
