@@ -1,3 +1,25 @@
 //! Workflow files: YAML with places, the model of a workflow, and the plan that becomes job requests.
+//!
+//! ```text
+//! text -> yaml -> check (schema, events, template) -> tokens -> model -> plan -> job requests
+//! ```
 
+mod check;
+pub mod diagnostic;
+pub mod evaluate;
+mod events;
+pub mod github;
+mod load;
+pub mod matrix;
+pub mod model;
+pub mod plan;
+mod request;
+mod schema;
+pub mod source;
+mod template;
+#[cfg(test)]
+mod tests;
 pub mod token;
+mod yaml;
+
+pub use load::{Findings, LoadError, Loaded, load, parse};

@@ -109,6 +109,18 @@ impl TemplateToken {
         Some(&entry.1)
     }
 
+    /// Whether an expression stands anywhere in it.
+    pub fn has_expression(&self) -> bool {
+        match &self.kind {
+            TokenKind::Expression(_) | TokenKind::Insert => true,
+            TokenKind::Sequence(items) => items.iter().any(Self::has_expression),
+            TokenKind::Mapping(entries) => entries
+                .iter()
+                .any(|(key, value)| key.has_expression() || value.has_expression()),
+            _ => false,
+        }
+    }
+
     /// Whether it is `null`.
     pub fn is_null(&self) -> bool {
         self.kind == TokenKind::Null

@@ -1,0 +1,366 @@
+//! The `github` context of a local run, from the git checkout at hand.
+//!
+//! Only plain `git` commands are run, and a folder without git, or without commits, is fine.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::expression::value::{Object, Value};
+
+/// The id of no commit.
+const NO_COMMIT: &str = "0000000000000000000000000000000000000000";
+
+/// The event that a run stands for.
+#[derive(Clone, Debug, Default)]
+pub struct Event {
+    /// Its name; `push` if empty.
+    pub name: String,
+    /// Its payload; a minimal one is made for `None`.
+    pub payload: Option<Object>,
+}
+
+/// What the checkout tells about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkout {
+    /// `owner/name`.
+    pub repository: String,
+    /// `https://github.com`, or the host of the remote.
+    pub server_url: String,
+    /// The commit, or zeros.
+    pub sha: String,
+    /// `refs/heads/main`.
+    pub reference: String,
+    /// Who works here.
+    pub actor: String,
+    /// Their address for commits, if git knows one.
+    pub email: String,
+}
+
+impl Checkout {
+    /// Reads the checkout that a folder is in.
+    pub fn read(folder: &Path) -> Self {
+        let git = |arguments: &[&str]| git(folder, arguments);
+        let actor = git(&["config", "user.name"])
+            .or_else(|| std::env::var("USER").ok().filter(|user| !user.is_empty()))
+            .unwrap_or_else(|| "local".to_owned());
+        let remote = git(&["config", "--get", "remote.origin.url"]);
+        let (server_url, repository) =
+            remote.as_deref().and_then(parse_remote).unwrap_or_else(|| {
+                let root = git(&["rev-parse", "--show-toplevel"]);
+                let root = root.as_deref().map_or(folder, Path::new);
+                let name = root
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned());
+                let name = name.unwrap_or_else(|| "workspace".to_owned());
+                (
+                    "https://github.com".to_owned(),
+                    format!("local/{}", plain_name(&name)),
+                )
+            });
+        Self {
+            repository,
+            server_url,
+            sha: git(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])
+                .unwrap_or_else(|| NO_COMMIT.to_owned()),
+            reference: reference(&git),
+            email: git(&["config", "user.email"]).unwrap_or_default(),
+            actor,
+        }
+    }
+
+    /// The name of the repository without its owner.
+    pub fn name(&self) -> &str {
+        self.repository
+            .rsplit('/')
+            .next()
+            .unwrap_or(&self.repository)
+    }
+
+    fn owner(&self) -> &str {
+        self.repository.split('/').next().unwrap_or_default()
+    }
+
+    /// The branch or tag.
+    fn reference_name(&self) -> &str {
+        let short = self.reference.strip_prefix("refs/heads/");
+        short
+            .or_else(|| self.reference.strip_prefix("refs/tags/"))
+            .unwrap_or(&self.reference)
+    }
+
+    /// The `github` context for a workflow file, whose path is relative to the checkout.
+    ///
+    /// The executor adds what only it knows: `workspace`, `event_path`, `action`.
+    pub fn context(
+        &self,
+        workflow_name: Option<&str>,
+        workflow_path: &str,
+        event: &Event,
+    ) -> Object {
+        let name = if event.name.is_empty() {
+            "push"
+        } else {
+            &event.name
+        };
+        let payload = event.payload.clone().unwrap_or_else(|| self.payload());
+        let server = &self.server_url;
+        let is_github = server == "https://github.com";
+        let api = if is_github {
+            "https://api.github.com"
+        } else {
+            &format!("{server}/api/v3")
+        };
+        let graphql = if is_github {
+            "https://api.github.com/graphql"
+        } else {
+            &format!("{server}/api/graphql")
+        };
+        let tag = self.reference.starts_with("refs/tags/");
+        let started = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let mut github = Object::new();
+        let mut set = |key: &str, value: &str| github.insert(key, value);
+        set("ref", &self.reference);
+        set("sha", &self.sha);
+        set("repository", &self.repository);
+        set("repository_owner", self.owner());
+        set("repository_owner_id", "0");
+        set("repository_id", "0");
+        set(
+            "repositoryUrl",
+            &format!(
+                "{}/{}.git",
+                server.replacen("https:", "git:", 1),
+                self.repository
+            ),
+        );
+        set("run_id", &started.as_secs().to_string());
+        set("run_number", "1");
+        set("retention_days", "90");
+        set("run_attempt", "1");
+        set("actor_id", "0");
+        set("actor", &self.actor);
+        set("triggering_actor", &self.actor);
+        set("workflow", workflow_name.unwrap_or(workflow_path));
+        set("head_ref", "");
+        set("base_ref", "");
+        set("event_name", name);
+        set("server_url", server);
+        set("api_url", api);
+        set("graphql_url", graphql);
+        set("ref_name", self.reference_name());
+        set("ref_type", if tag { "tag" } else { "branch" });
+        set("secret_source", "None");
+        set(
+            "workflow_ref",
+            &format!("{}/{workflow_path}@{}", self.repository, self.reference),
+        );
+        set("workflow_sha", &self.sha);
+        github.insert("ref_protected", false);
+        github.insert("event", payload);
+        github
+    }
+
+    /// The payload of a push of the commit at hand.
+    fn payload(&self) -> Object {
+        let url = format!("{}/{}", self.server_url, self.repository);
+        let owner = Object::from_iter([("login", self.owner()), ("name", self.owner())]);
+        let mut repository = Object::new();
+        repository.insert("name", self.name());
+        repository.insert("full_name", self.repository.as_str());
+        repository.insert("owner", owner);
+        repository.insert("html_url", url.as_str());
+        repository.insert("default_branch", "main");
+        let person = Object::from_iter([
+            ("name", self.actor.as_str()),
+            ("email", self.email.as_str()),
+        ]);
+        let mut payload = Object::new();
+        payload.insert("ref", self.reference.as_str());
+        payload.insert("before", NO_COMMIT);
+        payload.insert("after", self.sha.as_str());
+        payload.insert("created", false);
+        payload.insert("deleted", false);
+        payload.insert("forced", false);
+        payload.insert("repository", repository);
+        payload.insert("pusher", person);
+        payload.insert(
+            "sender",
+            Object::from_iter([("login", self.actor.as_str())]),
+        );
+        payload.insert("commits", Value::array(Vec::new()));
+        payload.insert(
+            "head_commit",
+            Object::from_iter([("id", self.sha.as_str())]),
+        );
+        payload
+    }
+}
+
+/// The branch, else a tag of the commit, else the commit.
+fn reference(git: &dyn Fn(&[&str]) -> Option<String>) -> String {
+    if let Some(branch) = git(&["symbolic-ref", "--quiet", "HEAD"]) {
+        return branch;
+    }
+    if let Some(tag) = git(&["describe", "--tags", "--exact-match", "HEAD"]) {
+        return format!("refs/tags/{tag}");
+    }
+    let commit = git(&["rev-parse", "--verify", "--quiet", "HEAD"]);
+    commit.unwrap_or_else(|| "refs/heads/main".to_owned())
+}
+
+/// One line from a git command, if it has one to say.
+fn git(folder: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(folder)
+        .args(arguments)
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let line = text.lines().next()?.trim().to_owned();
+    (output.status.success() && !line.is_empty()).then_some(line)
+}
+
+/// Server and `owner/name` of a remote's address. Names and passwords in it are dropped.
+fn parse_remote(url: &str) -> Option<(String, String)> {
+    let (host, path) = match url.split_once("://") {
+        Some(("https" | "http" | "ssh" | "git", rest)) => rest.split_once('/')?,
+        Some(_) => return None,
+        // The short form of ssh: `git@host:owner/name`.
+        None => url.split_once(':').filter(|(host, _)| host.contains('@'))?,
+    };
+    let host = host.rsplit('@').next()?.split(':').next()?;
+    let path = path.trim_matches('/');
+    let path = path.strip_suffix(".git").unwrap_or(path);
+    let (owner, name) = path.rsplit_once('/')?;
+    let owner = owner.rsplit('/').next()?;
+    let whole = |part: &str| !part.is_empty() && plain_name(part) == part;
+    (whole(host) && whole(owner) && whole(name))
+        .then(|| (format!("https://{host}"), format!("{owner}/{name}")))
+}
+
+/// A name as GitHub would have it: letters, digits, `-`, `_` and `.`.
+fn plain_name(name: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
+    let name: String = name.chars().map(plain).collect();
+    if name.trim_matches('.').is_empty() {
+        "workspace".to_owned()
+    } else {
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(folder: &Path, arguments: &[&str]) {
+        let status = Command::new("git")
+            .arg("-C")
+            .arg(folder)
+            .args(arguments)
+            .status()
+            .unwrap();
+        assert!(status.success(), "{arguments:?}");
+    }
+
+    #[test]
+    fn remotes_are_read_in_every_form_and_lose_their_passwords() {
+        let github = Some(("https://github.com".to_owned(), "octo/hello.rs".to_owned()));
+        for url in [
+            "https://github.com/octo/hello.rs",
+            "https://github.com/octo/hello.rs.git/",
+            "https://user:token@github.com/octo/hello.rs.git",
+            "ssh://git@github.com:22/octo/hello.rs.git",
+            "git@github.com:octo/hello.rs.git",
+        ] {
+            assert_eq!(parse_remote(url), github, "{url}");
+        }
+        let own = Some(("https://ghe.example".to_owned(), "team/app".to_owned()));
+        assert_eq!(parse_remote("https://ghe.example/group/team/app"), own);
+        for url in [
+            "",
+            "/srv/git/x.git",
+            "file:///srv/x/y",
+            "https://github.com",
+            "git@h:x",
+            "../x/y",
+            "https://h/a b/c",
+        ] {
+            assert_eq!(parse_remote(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_git_is_read_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("my app");
+        std::fs::create_dir(&plain).unwrap();
+        let checkout = Checkout::read(&plain);
+        assert_eq!(checkout.repository, "local/my-app");
+        assert_eq!(
+            (checkout.sha.as_str(), checkout.reference.as_str()),
+            (NO_COMMIT, "refs/heads/main")
+        );
+    }
+
+    #[test]
+    fn a_checkout_tells_repository_commit_branch_and_tag() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        run(path, &["init", "-q", "-b", "trunk"]);
+        run(path, &["config", "user.name", "Ada"]);
+        run(path, &["config", "user.email", "ada@example.org"]);
+        run(
+            path,
+            &["remote", "add", "origin", "git@github.com:octo/hello.git"],
+        );
+        let empty = Checkout::read(path);
+        assert_eq!(
+            (empty.sha.as_str(), empty.reference.as_str()),
+            (NO_COMMIT, "refs/heads/trunk")
+        );
+        run(path, &["commit", "-q", "--allow-empty", "-m", "x"]);
+        let checkout = Checkout::read(path);
+        assert_eq!(checkout.sha.len(), 40);
+        let github = checkout.context(None, ".github/workflows/ci.yml", &Event::default());
+        let text = |key: &str| {
+            github
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert_eq!(text("repository"), "octo/hello");
+        assert_eq!(text("ref_name"), "trunk");
+        assert_eq!(text("actor"), "Ada");
+        assert_eq!(text("event_name"), "push");
+        assert_eq!(
+            text("workflow_ref"),
+            "octo/hello/.github/workflows/ci.yml@refs/heads/trunk"
+        );
+        assert_eq!(
+            github.get("event").unwrap().get("after").unwrap().as_str(),
+            Some(checkout.sha.as_str())
+        );
+        run(path, &["tag", "v1"]);
+        run(path, &["checkout", "-q", "--detach"]);
+        let tagged = Checkout::read(path);
+        assert_eq!(tagged.reference, "refs/tags/v1");
+        assert_eq!(tagged.reference_name(), "v1");
+    }
+}

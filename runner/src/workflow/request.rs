@@ -1,0 +1,84 @@
+//! A planned job as the job request that GitHub would have sent.
+
+use uuid::Uuid;
+
+use super::model::{Job, Step};
+use super::plan::Plan;
+use super::token::{Position, TemplateToken, TokenKind};
+use crate::expression::value::{Object, Value};
+use crate::job::request::{self, JobRequest, StepAction, StepRequest, Variable, Variables};
+
+/// The request of one combination of a job; `contexts` are those that the service makes.
+pub(super) fn job_request(plan: &Plan, job: &Job, name: String, contexts: &Object) -> JobRequest {
+    let workflow = plan.workflow();
+    let present =
+        |tokens: [&Option<TemplateToken>; 2]| tokens.into_iter().flatten().cloned().collect();
+    let mut context_data = contexts.clone();
+    context_data.insert("job", Object::new());
+    if let Some(Value::Object(github)) = contexts.get("github") {
+        let mut github = (**github).clone();
+        github.insert("job", job.id.as_str());
+        context_data.insert("github", github);
+    }
+    JobRequest {
+        message_type: "RunnerJobRequest".to_owned(),
+        plan: request::Plan {
+            plan_type: "actions".to_owned(),
+            plan_id: plan.run_id.clone(),
+            ..request::Plan::default()
+        },
+        timeline: request::Timeline {
+            id: plan.run_id.clone(),
+            change_id: 0,
+        },
+        job_id: Uuid::new_v4().to_string(),
+        job_display_name: name,
+        job_name: job.id.clone(),
+        steps: job.steps.iter().map(step_request).collect(),
+        variables: variables(plan, job),
+        context_data,
+        environment_variables: present([&workflow.env, &job.env]),
+        defaults: present([&workflow.defaults, &job.defaults]),
+        job_outputs: job.outputs.clone(),
+        file_table: vec![workflow.path.clone()],
+        ..JobRequest::default()
+    }
+}
+
+fn variables(plan: &Plan, job: &Job) -> Variables {
+    let mut variables = Variables::default();
+    variables.insert("system.github.job", Variable::Plain(job.id.clone()));
+    for (name, value) in &plan.inputs().secrets {
+        variables.insert(name.clone(), Variable::Secret(value.clone()));
+    }
+    variables
+}
+
+fn step_request(step: &Step) -> StepRequest {
+    StepRequest {
+        id: Uuid::new_v4().to_string(),
+        name: step.context_name.clone(),
+        context_name: step.context_name.clone(),
+        action: StepAction::Script,
+        display_name: step.name.clone(),
+        condition: step.condition.clone(),
+        continue_on_error: step.continue_on_error.clone(),
+        timeout_in_minutes: step.timeout_minutes.clone(),
+        environment: step.env.clone(),
+        inputs: Some(inputs(step)),
+        ..StepRequest::default()
+    }
+}
+
+/// The inputs of a script: `script`, and if the step says so `shell` and `workingDirectory`.
+fn inputs(step: &Step) -> TemplateToken {
+    let entry = |key: &str, value: &TemplateToken| (TemplateToken::string(key), value.clone());
+    let mut entries = vec![entry("script", &step.run)];
+    entries.extend(step.shell.as_ref().map(|shell| entry("shell", shell)));
+    entries.extend(
+        step.working_directory
+            .as_ref()
+            .map(|folder| entry("workingDirectory", folder)),
+    );
+    TemplateToken::new(Position::default(), TokenKind::Mapping(entries))
+}
