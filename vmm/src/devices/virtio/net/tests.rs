@@ -135,6 +135,18 @@ fn a_peer_that_hangs_up_takes_the_link_down_with_one_interrupt() {
 }
 
 #[test]
+fn a_peer_that_stops_sending_is_gone_as_well() {
+    let (mut guest, peer) = connected(SocketType::SEQPACKET);
+    let buffer = guest.allocate(1526);
+    guest.chain(RX, 0, &[(buffer, 1526, true)]);
+    guest.notify(RX);
+    rustix::net::shutdown(&peer, rustix::net::Shutdown::Write).unwrap();
+    run(&mut guest);
+    assert_eq!(guest.interrupt(), 2);
+    assert_eq!(guest.config(6, 2), [0, 0]);
+}
+
+#[test]
 fn a_hang_up_before_the_driver_starts_is_not_forgotten() {
     let (ours, theirs) = pair(SocketType::SEQPACKET);
     let mut guest = Guest::power_on(Box::new(Net::new(&config(Some(ours))).unwrap()));

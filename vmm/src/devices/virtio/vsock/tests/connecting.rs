@@ -9,7 +9,7 @@ use super::super::packet::{
     OP_SHUTDOWN, TYPE_STREAM,
 };
 use super::super::{OpenVsockError, Vsock, VsockState};
-use super::{CID, EVENT, PORT, RX, Setup, TX, config, ended, read};
+use super::{CID, EVENT, PORT, RX, RX_LEN, Setup, TX, config, ended, read};
 use crate::config::VsockConfig;
 
 #[test]
@@ -193,6 +193,42 @@ fn resets_wait_for_buffers_and_are_bounded() {
         resets += 1;
     }
     assert_eq!(resets, MAX_RESETS + 10);
+}
+
+#[test]
+fn packets_that_were_held_back_go_on_without_another_notification() {
+    let mut setup = Setup::new();
+    let header = Header {
+        source_cid: CID,
+        target_cid: HOST_CID,
+        kind: TYPE_STREAM,
+        op: OP_RW,
+        ..Header::default()
+    };
+    for _ in 0..MAX_RESETS + 10 {
+        setup.send_raw(&header, &[]);
+    }
+    while setup.guest.take_used(TX).is_some() {}
+    for slot in 0..QUEUE_SIZE {
+        setup
+            .guest
+            .descriptor(RX, slot, (Setup::buffer(slot), RX_LEN, 2, 0));
+        setup.guest.offer(RX, slot);
+    }
+    setup.guest.notify(RX);
+    for queue in 0..2 {
+        let event = &setup.guest.transport.queue_events()[queue];
+        assert!(
+            event.read().is_ok(),
+            "queue {queue} must be worked on again"
+        );
+        setup.guest.transport.queue_event_ready(queue);
+    }
+    let mut taken = 0;
+    while setup.guest.take_used(TX).is_some() {
+        taken += 1;
+    }
+    assert_eq!(taken, 10);
 }
 
 #[test]
