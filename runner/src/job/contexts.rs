@@ -107,7 +107,7 @@ impl<'a> JobContext<'a> {
         };
         let mut github = object("github");
         let repository = github.get("repository").and_then(Value::as_str);
-        let layout = Layout::new(repository.unwrap_or_default());
+        let layout = Layout::new(&options.work, repository.unwrap_or_default());
         github.insert("workspace", layout.workspace.as_str());
         github.insert("event_path", layout.event_path());
         github.insert("job", request.job_key());

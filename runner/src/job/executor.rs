@@ -11,7 +11,6 @@ use super::{
     cancel::{Cancellation, JobClock},
     contexts::JobContext,
     files::{Archive, bounded},
-    layout::WORK,
     log::StepLog,
     masking::Masker,
     outcome::{Conclusion, JobOutcome, StepRecord},
@@ -181,8 +180,11 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         log.start(name).await;
         if self.clock.is_out_of_time() && self.context.status == Conclusion::Cancelled {
             let minutes = self.options.timeout.unwrap_or_default().as_secs_f64() / 60.0;
-            let message =
-                format!("The job has exceeded the maximum execution time of {minutes} minutes.");
+            let runner = &self.options.runner_name;
+            let message = format!(
+                "The job running on runner {runner} has exceeded the maximum execution time of \
+                 {minutes} minutes."
+            );
             log.error(&message).await;
         }
         let (outputs, conclusion) = match self.outputs(&mut log).await {
@@ -301,14 +303,18 @@ async fn prepare<S: Sandbox>(
         &layout.repository,
         &layout.workspace,
     ] {
-        archive.directory(below_work(directory), 0o755)?;
+        archive.directory(below(&layout.work, directory), 0o755)?;
     }
     let event = context.event_json();
-    archive.file(below_work(&layout.event_path()), 0o644, event.as_bytes())?;
+    archive.file(
+        below(&layout.work, &layout.event_path()),
+        0o644,
+        event.as_bytes(),
+    )?;
     let bytes = archive.finish()?;
     bounded(
         "preparing the work folders",
-        sandbox.copy_in(WORK, &bytes[..]),
+        sandbox.copy_in(&layout.work, &bytes[..]),
     )
     .await?;
     match &options.user {
@@ -317,15 +323,15 @@ async fn prepare<S: Sandbox>(
     }
 }
 
-fn below_work(path: &str) -> &str {
-    path.strip_prefix(WORK)
+fn below<'a>(work: &str, path: &'a str) -> &'a str {
+    path.strip_prefix(work)
         .unwrap_or(path)
         .trim_start_matches('/')
 }
 
 /// Gives the work folders to the user of the steps.
 async fn own<S: Sandbox>(sandbox: &S, options: &Options, user: &str) -> Result<(), SetupError> {
-    let argv = ["chown", "-R", &format!("{user}:"), WORK].map(str::to_owned);
+    let argv = ["chown", "-R", &format!("{user}:"), &options.work].map(str::to_owned);
     let request = ExecRequest {
         argv: argv.into(),
         env: options.environment.clone(),

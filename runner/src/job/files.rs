@@ -1,6 +1,10 @@
 //! The files of one step in its sandbox: the script and the environment files.
 
-use std::{future::Future, sync::OnceLock, time::Duration};
+use std::{
+    future::Future,
+    sync::OnceLock,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -114,12 +118,16 @@ pub(super) async fn bounded<T>(
 /// A small tar archive in memory, wiped afterwards.
 pub(super) struct Archive {
     builder: tar::Builder<Vec<u8>>,
+    /// Seconds since 1970.
+    now: u64,
 }
 
 impl Archive {
     pub(super) fn new() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             builder: tar::Builder::new(Vec::new()),
+            now: now.map_or(0, |now| now.as_secs()),
         }
     }
 
@@ -148,6 +156,7 @@ impl Archive {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
+        header.set_mtime(self.now);
         header.set_size(content.len() as u64);
         self.builder.append_data(&mut header, name, content)
     }

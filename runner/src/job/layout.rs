@@ -1,11 +1,13 @@
 //! Where the things of a job are in its sandbox.
 
-/// Root of all work in a sandbox.
+/// Root of all work in a sandbox, unless options say otherwise.
 pub const WORK: &str = "/home/runner/work";
 
 /// Paths of one job in its sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
+    /// The root of all that follows.
+    pub work: String,
     /// `RUNNER_WORKSPACE`: the folder around the workspace.
     pub repository: String,
     /// `GITHUB_WORKSPACE`: the checkout.
@@ -17,18 +19,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The paths for a job of `repository` (`owner/name`).
+    /// The paths below `work` for a job of `repository` (`owner/name`).
     #[must_use]
-    pub fn new(repository: &str) -> Self {
+    pub fn new(work: &str, repository: &str) -> Self {
         let name = repository.rsplit('/').next().unwrap_or_default();
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let usable = !matches!(name, "" | "." | "..") && name.chars().all(allowed);
         let name = if usable { name } else { "repository" };
         Self {
-            repository: format!("{WORK}/{name}"),
-            workspace: format!("{WORK}/{name}/{name}"),
-            temp: format!("{WORK}/_temp"),
-            tool_cache: format!("{WORK}/_tool"),
+            work: work.to_owned(),
+            repository: format!("{work}/{name}"),
+            workspace: format!("{work}/{name}/{name}"),
+            temp: format!("{work}/_temp"),
+            tool_cache: format!("{work}/_tool"),
         }
     }
 
@@ -45,7 +48,7 @@ mod tests {
 
     #[test]
     fn the_workspace_is_named_twice_after_the_repository() {
-        let layout = Layout::new("octo/hello.world");
+        let layout = Layout::new(WORK, "octo/hello.world");
         assert_eq!(layout.repository, "/home/runner/work/hello.world");
         assert_eq!(
             layout.workspace,
@@ -56,7 +59,10 @@ mod tests {
     #[test]
     fn a_name_that_is_no_folder_is_replaced() {
         for name in ["", "octo/", "octo/..", "octo/a b", "x/\u{0}"] {
-            assert_eq!(Layout::new(name).repository, "/home/runner/work/repository");
+            assert_eq!(
+                Layout::new(WORK, name).repository,
+                "/home/runner/work/repository"
+            );
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::layout::WORK;
+
 /// Time that a cancelled job has to end by itself (`always()` steps included), as at GitHub.
 const CANCEL_GRACE: Duration = Duration::from_secs(5 * 60);
 
@@ -13,6 +15,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub struct Options {
     /// Name of the runner (`runner.name`).
     pub runner_name: String,
+    /// Folder in the sandbox below which all work is done.
+    pub work: String,
     /// User of the steps in the sandbox; `None` is root.
     pub user: Option<String>,
     /// `timeout-minutes` of the job: it is cancelled after this time. GitHub sends a cancellation
@@ -45,6 +49,7 @@ impl Options {
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         Self {
             runner_name: "mayfly".to_owned(),
+            work: WORK.to_owned(),
             user: user.map(str::to_owned),
             timeout: None,
             cancel_grace: CANCEL_GRACE,

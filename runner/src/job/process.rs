@@ -85,7 +85,8 @@ pub(super) async fn supervise<R: Reporter>(
         }
     };
     output.end().await;
-    // Dropping the exec kills what is left of the process group.
+    // Dropping the exec kills a process that did not end; what an ended one left in the background
+    // lives on for later steps, as at GitHub.
     Ok(Ending {
         status,
         stop: reason,

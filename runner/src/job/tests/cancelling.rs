@@ -175,7 +175,8 @@ async fn a_job_over_its_time_is_cancelled() {
         ["cancelled/cancelled", "success/success"]
     );
     let lines = job.reporter.lines(4);
-    let message = "##[error]The job has exceeded the maximum execution time of 1.5 minutes.";
+    let message = "##[error]The job running on runner mayfly has exceeded the maximum execution \
+                   time of 1.5 minutes.";
     assert!(lines.contains(&message.to_owned()), "{lines:?}");
 }
 
