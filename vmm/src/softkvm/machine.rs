@@ -19,6 +19,11 @@ use super::wire::PORT_NAMES;
 /// Descriptor numbers in the children; below them are the standard streams.
 const FIRST_FD: i32 = 3;
 
+/// All that QEMU emulates, an AMD CPU with SVM, without the promise that REP MOVSB is fast: here it
+/// goes byte by byte, and without the promise kernel and libc copy by words (measured: 15 % less
+/// CPU time for starting programs and copying files).
+const CPU: &str = "max,-erms,-fsrm";
+
 /// Why the emulated machine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -272,7 +277,7 @@ fn qemu_arguments(shape: &Shape) -> Vec<String> {
         network,
     } = shape;
     let mut line = format!(
-        "-accel tcg,thread=multi -cpu max -smp {cpus} -m {memory_mib}M -M q35 \
+        "-accel tcg,thread=multi -cpu {CPU} -smp {cpus} -m {memory_mib}M -M q35 \
          -display none -nodefaults -no-user-config -no-reboot \
          -object memory-backend-memfd,id=mem,size={memory_mib}M,share=on -numa node,memdev=mem \
          -chardev socket,id=files,fd={FIRST_FD} -device vhost-user-fs-pci,chardev=files,tag=host \
