@@ -1,8 +1,8 @@
 //! virtio 1.2 devices over MMIO: block, network, random numbers and vsock.
 //!
 //! [`transport::MmioTransport`] owns registers, negotiation and queue set-up; a device behind
-//! [`device::VirtioDevice`] owns meaning. [`chain`] takes descriptor chains apart and is the only way
-//! from a ring to guest memory; [`guest_io`] moves bytes between guest memory and descriptors.
+//! [`device::VirtioDevice`] owns meaning. `chain` takes descriptor chains apart and is the only way
+//! from a ring to guest memory; `guest_io` moves bytes between guest memory and descriptors.
 //! Everything in guest memory is written by a hostile guest while it is read here.
 
 pub mod block;
