@@ -133,7 +133,15 @@ fn fetch_package(
     have: Option<&Path>,
     say: &dyn Fn(&str),
 ) -> Result<PathBuf, KernelError> {
-    let name = resolve_package()?;
+    let name = match (resolve_package(), have) {
+        (Ok(name), _) => name,
+        // A machine that has lost its package lists since still has the kernel.
+        (Err(error), Some(have)) => {
+            say(&format!("keeping the kernel at hand: {error}"));
+            return Ok(have.to_owned());
+        }
+        (Err(error), None) => return Err(error),
+    };
     let target = cache.join(format!("kernel-{name}"));
     if have == Some(&*target) {
         return Ok(target);
