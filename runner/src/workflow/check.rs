@@ -365,6 +365,13 @@ impl Checker<'_> {
             self.report(Diagnostic::error(place, message, "write the value out"));
             return token(place, TokenKind::Null);
         };
+        if let [Shape::Map(Shape::Text)] = alternatives(shape).as_slice() {
+            let message =
+                format!("{what} must be a mapping, an expression cannot stand for all of it");
+            let help = "write the keys out; each value may be an expression";
+            self.report(Diagnostic::error(place, message, help));
+            return token(place, TokenKind::Null);
+        }
         match template::read(text, &names) {
             Ok(Template::Literal(text)) => self.literal(place, &Scalar::String(text), shape, what),
             Ok(Template::Expression(text)) => token(place, TokenKind::Expression(text)),

@@ -168,7 +168,7 @@ pub(super) fn nearest<'a>(
     if word.len() > 60 {
         return None;
     }
-    let limit = (word.chars().count() / 3).clamp(1, 3);
+    let limit = (word.chars().count() / 3).min(3);
     let distance = |candidate: &str| {
         let candidate = candidate.to_ascii_lowercase();
         let begun = word.len() >= 4 && candidate.starts_with(&word);

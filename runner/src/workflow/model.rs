@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::check::MAX_FINDINGS;
-use super::diagnostic::{Diagnostic, nearest};
+use super::diagnostic::{Diagnostic, Severity, nearest};
 use super::source::Place;
 use super::token::{Position, TemplateToken, TokenKind};
 use crate::expression::is_name;
@@ -240,11 +240,9 @@ impl Builder<'_> {
         };
         let items = steps.as_sequence().unwrap_or_default();
         if items.is_empty() && matches!(steps.kind, TokenKind::Sequence(_)) {
-            self.error(
-                place,
-                "a job needs at least one step",
-                "add one under `steps:`",
-            );
+            let finding =
+                Diagnostic::error(place, "this job has no steps", "add one under `steps:`");
+            self.findings.push(finding.with_severity(Severity::Warning));
         }
         let mut ids = StepIds::default();
         for step in items {

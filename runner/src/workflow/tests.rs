@@ -243,6 +243,16 @@ fn a_condition_that_is_text_is_warned_about() {
 }
 
 #[test]
+fn a_job_without_steps_is_warned_about() {
+    let findings = load("on: push\njobs: {a: {runs-on: x, steps: []}}\n").findings;
+    assert!(
+        findings
+            .to_string()
+            .starts_with("warning: this job has no steps")
+    );
+}
+
+#[test]
 fn every_form_of_on_is_read() {
     for (on, events) in [
         ("push", "push"),
