@@ -20,7 +20,7 @@ pub mod transport;
 pub mod vsock;
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
@@ -36,13 +36,7 @@ const COMMON_FEATURES: u64 =
 /// # Errors
 /// `EBADF` if this process has no such descriptor.
 fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD takes no pointer; an unknown number is answered with EBADF.
-    if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: the descriptor is open (checked above), and the configuration gives each number to
-    // exactly one device, which becomes its only owner here.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    crate::config::adopt(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))
 }
 
 /// Copies the part of a configuration space that an access covers; bytes past the end are zero.

@@ -25,6 +25,8 @@ pub struct MmioTransport {
     pub(super) registers: Registers,
     irq: EventFd,
     queue_events: Vec<EventFd>,
+    /// The machine was restored, and its driver is to be interrupted once.
+    pub(super) interrupt_due: bool,
 }
 
 impl MmioTransport {
@@ -51,6 +53,7 @@ impl MmioTransport {
             registers,
             irq,
             queue_events,
+            interrupt_due: false,
         })
     }
 
@@ -113,7 +116,8 @@ impl MmioTransport {
         // Nothing to read is a spurious wake-up; working on the queue then does no harm.
         let _ = event.read();
         if self.registers.running() {
-            let raise = self.device.queue_notified(index);
+            let mut raise = self.device.queue_notified(index);
+            raise.used |= std::mem::take(&mut self.interrupt_due);
             self.raise(raise);
         }
     }

@@ -8,7 +8,7 @@ use virtio_queue::{Queue, QueueState, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::super::device::{Raise, VirtioDevice};
+use super::super::device::VirtioDevice;
 use super::super::persist::VirtioDeviceState;
 use super::mmio::{MmioTransport, checked_queue};
 use super::registers::QueueRegisters;
@@ -154,7 +154,8 @@ impl MmioTransport {
     /// A transport as it was saved, with a device made for the new machine.
     ///
     /// Notifications and interrupts that were under way when the machine was paused may be lost;
-    /// so all queues are notified and an interrupt is raised once. Both may be spurious.
+    /// so all queues are notified, and an interrupt is raised with the first of them: by then the
+    /// machine runs, and its interrupt controller is not overwritten any more. Both may be spurious.
     ///
     /// # Errors
     /// The state is another device's, or damaged; see [`RestoreTransportError`].
@@ -179,10 +180,7 @@ impl MmioTransport {
             let queues = this.restore_rings(rings)?;
             this.device
                 .activate(state.driver_features, this.memory.clone(), queues);
-            this.raise(Raise {
-                used: true,
-                ..Raise::default()
-            });
+            this.interrupt_due = true;
             this.notify_all_queues();
         }
         Ok(this)
