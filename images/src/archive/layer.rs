@@ -95,7 +95,7 @@ impl LayerBlob {
         };
         layer
             .apply(&mut stream, &mut |_| {
-                progress.done(total - rest.get(), Some(total))
+                progress.done(total - rest.get(), Some(total));
             })
             .map_err(|error| failed(error.to_string()))?;
         // What follows the end of the tar archive counts for the digest.

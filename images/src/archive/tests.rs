@@ -82,6 +82,9 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
+/// How a layer is stored.
+type Packer = fn(&[u8]) -> Vec<u8>;
+
 /// The files of an archive under construction.
 #[derive(Default)]
 struct Files(BTreeMap<String, Vec<u8>>);
@@ -322,7 +325,7 @@ fn owners_modes_times_links_devices_and_attributes_arrive() {
 #[test]
 fn every_compression_gives_the_same_root_and_the_same_source() {
     let plain = [layer(&[file("a", "A")]), layer(&[file("b", "B")])];
-    let packers: [fn(&[u8]) -> Vec<u8>; 3] = [<[u8]>::to_vec, gzip, zstd];
+    let packers: [Packer; 3] = [<[u8]>::to_vec, gzip, zstd];
     let sources: Vec<_> = packers
         .iter()
         .map(|pack| {
