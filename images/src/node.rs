@@ -204,24 +204,33 @@ impl Package {
         fs::create_dir_all(cache).map_err(failed(cache))?;
         let temporary = tempfile::tempdir_in(cache).map_err(failed(cache))?;
         let fetched = pack(&package, temporary.path(), progress)?;
-        let found = File::open(&fetched)
-            .and_then(Integrity::of)
-            .map_err(failed(&fetched))?;
-        if found.to_string() != integrity {
-            let (expected, found) = (integrity.to_owned(), found.to_string());
+        Self::accept(package, &fetched, integrity, &path)
+    }
+
+    /// Moves a fetched package into the cache, if it is the right one.
+    fn accept(
+        name: String,
+        fetched: &Path,
+        integrity: &str,
+        path: &Path,
+    ) -> Result<Self, NodeError> {
+        let failed = |error| NodeError::Io {
+            path: fetched.to_owned(),
+            error,
+        };
+        // Opened before it gets the name that it is known by.
+        let file = File::open(fetched).map_err(failed)?;
+        let found = Integrity::of(&file).map_err(failed)?.to_string();
+        if found != integrity {
+            let expected = integrity.to_owned();
             return Err(NodeError::Integrity {
-                package,
+                package: name,
                 expected,
                 found,
             });
         }
-        // Opened before it gets a name that others could write to.
-        let file = File::open(&fetched).map_err(failed(&fetched))?;
-        fs::rename(&fetched, &path).map_err(failed(&path))?;
-        Ok(Self {
-            name: package,
-            file,
-        })
+        fs::rename(fetched, path).map_err(failed)?;
+        Ok(Self { name, file })
     }
 
     /// Everything in the package.
@@ -326,18 +335,23 @@ mod tests {
         let mut silent = |_| ();
         let mut progress = Progress::new(&mut silent);
         Package::fetch("x", "1.0.0", EMPTY, cache.path(), &mut progress).unwrap();
-        fs::write(cache.path().join("x-1.0.0.tgz"), b"tampered").unwrap();
-        // It is fetched again, which without that name's existence cannot work.
+    }
+
+    #[test]
+    fn a_fetched_package_with_another_integrity_never_reaches_the_cache() {
+        let cache = tempfile::tempdir().unwrap();
+        let (fetched, path) = (cache.path().join("new"), cache.path().join("x-1.0.0.tgz"));
+        fs::write(&fetched, b"tampered").unwrap();
+        let accept = || Package::accept("x@1.0.0".to_owned(), &fetched, EMPTY, &path);
+        let message = accept().err().unwrap().to_string();
         assert!(
-            Package::fetch(
-                "-not-a-package",
-                "1.0.0",
-                EMPTY,
-                cache.path(),
-                &mut progress
-            )
-            .is_err()
+            message.contains(EMPTY) && message.contains("x@1.0.0"),
+            "{message}"
         );
+        assert!(!path.exists());
+        fs::write(&fetched, b"").unwrap();
+        accept().unwrap();
+        assert!(path.exists());
     }
 
     #[test]

@@ -68,6 +68,9 @@ fn every_kind_of_file_is_read_back_with_its_metadata() {
     };
     let content = spool.store(b"old").unwrap();
     tree.put("old", Kind::File(content), old).unwrap();
+    put_file(&mut tree, &mut spool, "aged", b"aged");
+    let aged = tree.find("aged").unwrap();
+    tree.meta_mut(aged).mtime = 1_500_000_000;
     tree.put(
         "link",
         Kind::Symlink(b"sizes/1".to_vec()),
@@ -92,6 +95,8 @@ fn every_kind_of_file_is_read_back_with_its_metadata() {
     let metadata = fs::metadata(root.join("old")).unwrap();
     assert_eq!(metadata.mode(), 0o100_750);
     assert_eq!(metadata.mtime(), 1_000_000_000);
+    let mtime = fs::metadata(root.join("aged")).unwrap().mtime();
+    assert_eq!(mtime, 1_500_000_000);
     assert_eq!(
         fs::metadata(root.join("sizes/1")).unwrap().mtime(),
         EPOCH as i64
