@@ -1,57 +1,47 @@
 #!/bin/busybox sh
-# First program of the machine that softkvm emulates: loads the modules, lays this machine's file
-# system under a throw-away overlay and hands over to the supervisor (`softkvm --inside`).
+# First program of the machine that softkvm emulates: loads the modules, finds this machine's file
+# system and starts the supervisor (`softkvm --inside`) from it, which does the rest.
 
 die() {
     echo "softkvm: init: $1"
     /bin/busybox poweroff -f
 }
 
-/bin/busybox mkdir -p /proc /sys /dev /lower /upper /new
+/bin/busybox mkdir -p /proc /sys /dev /host
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+# The archive has no device node, so that the kernel could not open its console before.
+exec < /dev/null > /dev/console 2>&1
 
 while read -r module; do
     insmod "/modules/$module" || die "cannot load the kernel module $module"
 done < /modules/load
-
-mount -t virtiofs host /lower || die "cannot mount the file system of the host"
-mount -t tmpfs -o mode=755,size=60% upper /upper
-mkdir /upper/files /upper/work
-mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /new \
-    || die "cannot lay the overlay"
-
-mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run /new/.softkvm
-mount --move /lower /new/.softkvm
-mount --move /proc /new/proc
-mount --move /sys /new/sys
-mount --move /dev /new/dev
-mkdir -p /new/dev/pts /new/dev/shm
-mount -t devpts -o mode=620,ptmxmode=666,gid=5 devpts /new/dev/pts
-mount -t tmpfs -o mode=1777 shm /new/dev/shm
-mount -t cgroup2 cgroup /new/sys/fs/cgroup
-mount -t debugfs debugfs /new/sys/kernel/debug
-ln -sf /proc/self/fd /new/dev/fd
-ln -sf /proc/self/fd/0 /new/dev/stdin
-ln -sf /proc/self/fd/1 /new/dev/stdout
-ln -sf /proc/self/fd/2 /new/dev/stderr
-[ -c /new/dev/kvm ] || die "the emulated CPU has no KVM"
-chmod 666 /new/dev/kvm
+rm -r /modules
+[ -c /dev/kvm ] || die "the emulated CPU has no KVM"
 
 ip link set lo up
-if [ -e /sys/class/net/eth0 ] || [ -e /new/sys/class/net/eth0 ]; then
+if [ -e /sys/class/net/eth0 ]; then
     ip link set eth0 up
     ip addr add 10.0.2.15/24 dev eth0
     ip route add default via 10.0.2.2
 fi
 
 # The path of the supervisor comes as hexadecimal digits: it may hold any byte.
-for word in $(cat /new/proc/cmdline); do
+for word in $(cat /proc/cmdline); do
     case $word in
         softkvm.supervisor=*) supervisor=$(printf '%b' "$(echo "${word#*=}" | sed 's/../\\x&/g')") ;;
     esac
 done
-exec switch_root /new "$supervisor" --inside
+
+mount -t virtiofs host /host || die "cannot mount the file system of the host"
+mount --move /proc /host/proc || die "the host has no folder /proc"
+mount --move /sys /host/sys || die "the host has no folder /sys"
+mount --move /dev /host/dev || die "the host has no folder /dev"
+# Where the supervisor puts what is to be thrown away and builds the root of the command: a folder
+# of no use to anyone, so that it hides nothing of the host.
+mount -t tmpfs -o mode=755,size=60% scratch /host/sys/kernel/debug || die "no place for a tmpfs"
+[ -x "/host$supervisor" ] || die "this user may not run $supervisor"
+exec chroot /host "$supervisor" --inside

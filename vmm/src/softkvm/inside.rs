@@ -4,11 +4,15 @@
 //! all output is sent and all writes are done.
 
 mod command;
-mod folders;
 mod ports;
+mod root;
+mod settings;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -34,6 +38,13 @@ enum InsideError {
     Prepare { what: String, cause: io::Error },
 }
 
+fn prepare_error(what: impl ToString) -> impl FnOnce(io::Error) -> InsideError {
+    move |cause| InsideError::Prepare {
+        what: what.to_string(),
+        cause,
+    }
+}
+
 /// Runs as PID 1 of the emulated machine; comes back only when it is not.
 pub fn main() -> u8 {
     if !rustix::process::getpid().is_init() {
@@ -55,11 +66,18 @@ fn serve() -> Result<(), InsideError> {
         name: wire::PORT_NAMES[0],
         cause,
     };
+    let mut answers = control.try_clone().map_err(port)?;
+    wire::send(&mut answers, &FromInside::Ready).map_err(port)?;
     let ToInside::Start(start) = wire::receive(&mut control).map_err(port)? else {
         return Err(InsideError::Protocol);
     };
-    folders::prepare(&start)?;
-    let mut answers = control.try_clone().map_err(port)?;
+    let real_folders: Vec<PathBuf> = start
+        .real_folders
+        .iter()
+        .map(|path| OsStr::from_bytes(path).into())
+        .collect();
+    root::enter(&real_folders, start.in_user_namespace)?;
+    settings::apply(&start, &real_folders)?;
     let running = match Running::start(&start) {
         Ok(running) => running,
         Err(StartError { message, code }) => {

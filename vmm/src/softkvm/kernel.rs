@@ -5,10 +5,12 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use super::cpio::Archive;
 
@@ -83,6 +85,9 @@ pub(super) fn ensure(
         found => fetch_package(&cache, found.as_deref(), say)?,
     };
     let initramfs = ensure_initramfs(&cache, &package, busybox)?;
+    if fresh {
+        remove_others(&cache, &[&package, &initramfs])?;
+    }
     Ok(Kernel {
         vmlinuz: package.join("vmlinuz"),
         initramfs,
@@ -127,6 +132,27 @@ fn newest_package(cache: &Path) -> Result<Option<PathBuf>, KernelError> {
     Ok(found.map(|(path, _)| path))
 }
 
+/// Removes what is left of older kernels and of older versions of this program.
+fn remove_others(cache: &Path, keep: &[&Path]) -> Result<(), KernelError> {
+    for entry in fs::read_dir(cache).map_err(file_error("list", cache))? {
+        let path = entry.map_err(file_error("list", cache))?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if keep.contains(&&*path) {
+            continue;
+        }
+        if name.starts_with("kernel-") {
+            fs::remove_dir_all(&path).map_err(file_error("remove", &path))?;
+        } else if name.starts_with("initramfs-") {
+            fs::remove_file(&path).map_err(file_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Downloads and unpacks the package; keeps `have` when the lists name no other one.
 fn fetch_package(
     cache: &Path,
@@ -147,31 +173,31 @@ fn fetch_package(
         return Ok(target);
     }
     say(&format!("fetching {name} for the emulated machine, once"));
-    let work = Scratch::new(cache)?;
+    let work = scratch(cache)?;
     run(
         Command::new("apt-get")
             .args(["-q", "download", &name])
-            .current_dir(&work.0),
+            .current_dir(work.path()),
         "run `apt-get update` as root, and check that this machine reaches its Debian mirror",
     )?;
-    let deb = find_file(&work.0, &|file| file.ends_with(".deb"))?;
-    let unpacked = work.0.join("unpacked");
+    let deb = find_file(work.path(), &|file| file.ends_with(".deb"))?;
+    let unpacked = work.path().join("unpacked");
     run(
         Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked),
         "install the Debian package dpkg",
     )?;
-    let whole = work.0.join("whole");
+    let whole = work.path().join("whole");
     fs::create_dir_all(whole.join("modules")).map_err(file_error("create", &whole))?;
     let vmlinuz = find_file(&unpacked.join("boot"), &|file| file.starts_with("vmlinuz-"))?;
-    move_file(&vmlinuz, &whole.join("vmlinuz"))?;
+    let image = fs::read(&vmlinuz).map_err(file_error("read", &vmlinuz))?;
+    write_synced(&whole.join("vmlinuz"), &image)?;
     let mut load = String::new();
     for module in collect_modules(&unpacked)? {
-        fs::write(whole.join("modules").join(&module.name), &module.content)
-            .map_err(file_error("write", &whole))?;
+        write_synced(&whole.join("modules").join(&module.name), &module.content)?;
         load.push_str(&module.name);
         load.push('\n');
     }
-    fs::write(whole.join("modules/load"), load).map_err(file_error("write", &whole))?;
+    write_synced(&whole.join("modules/load"), load.as_bytes())?;
     publish(&whole, &target)?;
     Ok(target)
 }
@@ -281,10 +307,10 @@ fn ensure_initramfs(cache: &Path, package: &Path, busybox: &Path) -> Result<Path
     if target.exists() {
         return Ok(target);
     }
-    let work = Scratch::new(cache)?;
-    let whole = work.0.join("whole");
+    let work = scratch(cache)?;
+    let whole = work.path().join("whole");
     let archive = pack_initramfs(package, &busybox_bytes)?;
-    fs::write(&whole, archive).map_err(file_error("write", &whole))?;
+    write_synced(&whole, &archive)?;
     publish(&whole, &target)?;
     Ok(target)
 }
@@ -317,21 +343,21 @@ fn pack_initramfs(package: &Path, busybox: &[u8]) -> Result<Vec<u8>, KernelError
 }
 
 /// A folder in the cache that goes away with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(cache: &Path) -> Result<Self, KernelError> {
-        let path = cache.join(format!("making-{}", std::process::id()));
-        fs::create_dir_all(&path).map_err(file_error("create", &path))?;
-        Ok(Scratch(path))
-    }
+fn scratch(cache: &Path) -> Result<TempDir, KernelError> {
+    tempfile::Builder::new()
+        .prefix("making-")
+        .tempdir_in(cache)
+        .map_err(file_error("fill", cache))
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays is only waste: a later run under this process number removes it.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// Writes a file that is on the disk before it gets its final name.
+fn write_synced(path: &Path, content: &[u8]) -> Result<(), KernelError> {
+    let write = || {
+        let mut file = fs::File::create(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(file_error("write", path))
 }
 
 /// Gives `whole` its final name; when another process was faster, its result stays.
@@ -340,10 +366,6 @@ fn publish(whole: &Path, target: &Path) -> Result<(), KernelError> {
         Err(_) if target.exists() => Ok(()),
         other => other.map_err(file_error("rename to", target)),
     }
-}
-
-fn move_file(from: &Path, to: &Path) -> Result<(), KernelError> {
-    fs::rename(from, to).map_err(file_error("move", from))
 }
 
 /// The first file below `folder` whose name `is_it` accepts.

@@ -14,6 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 
 use super::kernel::Kernel;
+use super::tail::Tail;
 use super::wire::PORT_NAMES;
 
 /// Descriptor numbers in the children; below them are the standard streams.
@@ -108,8 +109,8 @@ pub(super) struct Machine {
     virtiofsd: Child,
     /// Control, stdin, stdout, stderr, as in [`PORT_NAMES`]; taken by the session.
     pub(super) ports: Option<[UnixStream; 4]>,
-    /// The serial console: what the kernel says; taken by the session.
-    pub(super) console: Option<UnixStream>,
+    /// What the kernel, QEMU and virtiofsd say.
+    tails: Vec<Tail>,
 }
 
 impl Machine {
@@ -119,10 +120,11 @@ impl Machine {
         kernel: &Kernel,
         shape: &Shape,
         supervisor: &Path,
+        verbose: bool,
     ) -> Result<Self, MachineError> {
         let append = kernel_command_line(supervisor)?;
         let (listener, to_virtiofsd) = private_listener().map_err(MachineError::Socket)?;
-        let virtiofsd = start_virtiofsd(&tools.virtiofsd, listener)?;
+        let mut virtiofsd = start_virtiofsd(&tools.virtiofsd, listener)?;
         let pair = || UnixStream::pair().map_err(MachineError::Socket);
         let (console, console_end) = pair()?;
         let (control, control_end) = pair()?;
@@ -147,21 +149,38 @@ impl Machine {
             .arg(&kernel.initramfs)
             .arg("-append")
             .arg(append);
-        let started = spawn(&mut command, ends.map(OwnedFd::from).into(), &tools.qemu);
-        let (qemu, virtiofsd) = match started {
-            Ok(qemu) => (qemu, virtiofsd),
+        let qemu = match spawn(&mut command, ends.map(OwnedFd::from).into(), &tools.qemu) {
+            Ok(qemu) => qemu,
             Err(error) => {
-                end(virtiofsd);
+                end(&mut virtiofsd);
                 return Err(error);
             }
         };
-        let ports = Some([control, stdin, stdout, stderr]);
-        Ok(Machine {
+        let mut machine = Machine {
             qemu,
             virtiofsd,
-            ports,
-            console: Some(console),
-        })
+            ports: Some([control, stdin, stdout, stderr]),
+            tails: vec![Tail::follow(console, verbose)],
+        };
+        let said = [machine.virtiofsd.stderr.take(), machine.qemu.stderr.take()];
+        machine.tails.extend(
+            said.into_iter()
+                .flatten()
+                .map(|pipe| Tail::follow(pipe, verbose)),
+        );
+        Ok(machine)
+    }
+
+    /// What the machine said last, as an ending of a message. Ends the machine.
+    pub(super) fn last_words(&mut self) -> String {
+        end(&mut self.qemu);
+        end(&mut self.virtiofsd);
+        let words: String = self.tails.iter().map(Tail::last_words).collect();
+        if words.is_empty() {
+            words
+        } else {
+            format!(":\n{}", words.trim_end())
+        }
     }
 
     /// Whether QEMU or virtiofsd has ended, and how.
@@ -176,15 +195,12 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         // QEMU first: virtiofsd then has no requests under way.
-        for child in [&mut self.qemu, &mut self.virtiofsd] {
-            // A failure means that the process has ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        end(&mut self.qemu);
+        end(&mut self.virtiofsd);
     }
 }
 
-fn end(mut child: Child) {
+fn end(child: &mut Child) {
     // A failure means that the process has ended already.
     let _ = child.kill();
     let _ = child.wait();
@@ -204,7 +220,12 @@ fn private_listener() -> io::Result<(UnixListener, UnixStream)> {
 }
 
 fn start_virtiofsd(program: &Path, listener: UnixListener) -> Result<Child, MachineError> {
-    let mut command = Command::new(program);
+    let root = rustix::process::geteuid().is_root();
+    let mut command = if root {
+        Command::new(program)
+    } else {
+        in_user_namespace(program)
+    };
     command.arg(format!("--fd={FIRST_FD}"));
     command.args([
         "-o",
@@ -215,7 +236,24 @@ fn start_virtiofsd(program: &Path, listener: UnixListener) -> Result<Child, Mach
         "sandbox=chroot",
     ]);
     command.args(["-o", "log_level=err"]);
+    if !root {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        command.arg(format!(
+            "--rlimit-nofile={}",
+            limit.maximum.unwrap_or(1 << 20).min(1 << 20)
+        ));
+    }
     spawn(&mut command, vec![listener.into()], program)
+}
+
+/// virtiofsd takes on the identity of whoever makes a request, so it must seem to be root: the
+/// user becomes root of a namespace, whose other ids are those of `/etc/subuid`.
+fn in_user_namespace(program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "--map-auto", "--"])
+        .arg(program);
+    command
 }
 
 /// Starts a child with these descriptors from [`FIRST_FD`] on, out of the terminal's reach.
@@ -266,7 +304,7 @@ fn kernel_command_line(supervisor: &Path) -> Result<String, MachineError> {
         return Err(MachineError::LongPath(supervisor.to_owned()));
     }
     Ok(format!(
-        "console=ttyS0 panic=-1 mitigations=off quiet softkvm.supervisor={path}"
+        "console=ttyS0 panic=-1 mitigations=off tsc=reliable quiet softkvm.supervisor={path}"
     ))
 }
 
@@ -297,21 +335,6 @@ fn qemu_arguments(shape: &Shape) -> Vec<String> {
         line.push_str(" -netdev user,id=net -device virtio-net-pci,netdev=net,romfile=");
     }
     line.split_whitespace().map(str::to_owned).collect()
-}
-
-impl Machine {
-    /// What the programs said on stderr; waits for them to end.
-    pub(super) fn last_words(&mut self) -> String {
-        let mut words = String::new();
-        for child in [&mut self.qemu, &mut self.virtiofsd] {
-            let _ = child.kill();
-            if let Some(mut stderr) = child.stderr.take() {
-                // Text that is not UTF-8 or a closed pipe only shortens the message.
-                let _ = io::Read::read_to_string(&mut stderr, &mut words);
-            }
-        }
-        words
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod kernel;
 mod machine;
 mod rerun;
 mod session;
+mod tail;
 mod terminal;
 mod wire;
 

@@ -6,9 +6,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::folders::{Sources, real_folders};
 use super::machine::{Machine, Shape, Tools};
@@ -18,8 +17,6 @@ use super::{INSIDE_VARIABLE, Request, SoftkvmError, kernel, say};
 
 /// The machine starts within seconds; one that takes this long never will.
 const START_LIMIT: Duration = Duration::from_secs(300);
-/// How much of the console is kept for an error message.
-const CONSOLE_KEPT: usize = 16 << 10;
 /// Signals that are passed on to the command.
 const PASSED: [i32; 6] = [
     libc::SIGINT,
@@ -55,17 +52,11 @@ pub(super) fn run(request: &Request, supervisor: &Path) -> Result<u8, SoftkvmErr
             supervisor.display()
         ));
     }
-    let mut machine = Machine::start(&tools, &kernel, &shape, supervisor)?;
-    let console = Console::follow(machine.console.take(), request.verbose);
+    let mut machine = Machine::start(&tools, &kernel, &shape, supervisor, request.verbose)?;
     let session = Session::connect(&mut machine, &events, start, watched)?;
     let end = session.until_end(&inbox, &mut machine);
     if let Err(SoftkvmError::Died { how, .. }) = end {
-        let words = format!("{}{}", console.tail(), machine.last_words());
-        let words = if words.trim().is_empty() {
-            words
-        } else {
-            format!(":\n{}", words.trim_end())
-        };
+        let words = machine.last_words();
         return Err(SoftkvmError::Died { how, words });
     }
     end
@@ -136,6 +127,7 @@ fn start_message(request: &Request) -> Result<Start, SoftkvmError> {
             .into_iter()
             .map(|path| path.into_os_string().into_vec())
             .collect(),
+        in_user_namespace: !rustix::process::geteuid().is_root(),
         hostname: rustix::system::uname().nodename().to_bytes().to_vec(),
         umask: current_umask(),
         open_files: (
@@ -145,6 +137,7 @@ fn start_message(request: &Request) -> Result<Start, SoftkvmError> {
         terminals: terminal::terminals(),
         window: terminal::window(),
         network: !request.no_network,
+        clock: (0, 0),
     })
 }
 
@@ -199,6 +192,8 @@ fn is_ignored(signal: i32) -> bool {
 /// The threads and channels of one command.
 struct Session {
     control: Sender<ToInside>,
+    /// Until the supervisor asks for it.
+    start: Option<Box<Start>>,
     outputs: Vec<JoinHandle<()>>,
     signals: Vec<i32>,
     /// Held open: QEMU drops what a port has not delivered yet when its socket closes.
@@ -227,8 +222,6 @@ impl Session {
             .map_err(process_error("share a socket"))?;
         let stdin_kept = stdin.try_clone().map_err(process_error("share a socket"))?;
         let (sender, messages) = channel();
-        // The receiver is alive: it is moved into the writing thread below.
-        let _ = sender.send(ToInside::Start(Box::new(start)));
         std::thread::spawn(move || write_control(to_control, &messages));
         let inside = events.clone();
         std::thread::spawn(move || read_control(control, &inside));
@@ -239,6 +232,7 @@ impl Session {
         });
         Ok(Session {
             control: sender,
+            start: Some(Box::new(start)),
             outputs: outputs.into(),
             signals,
             _stdin: stdin_kept,
@@ -247,7 +241,11 @@ impl Session {
     }
 
     /// Passes events on until the command has ended.
-    fn until_end(self, inbox: &Receiver<Event>, machine: &mut Machine) -> Result<u8, SoftkvmError> {
+    fn until_end(
+        mut self,
+        inbox: &Receiver<Event>,
+        machine: &mut Machine,
+    ) -> Result<u8, SoftkvmError> {
         let deadline = Instant::now() + START_LIMIT;
         let mut started = false;
         let code = loop {
@@ -264,6 +262,7 @@ impl Session {
                     ));
                 }
                 Err(RecvTimeoutError::Disconnected) => return died("no thread watches it".into()),
+                Ok(Event::Inside(FromInside::Ready)) => self.send_start(),
                 Ok(Event::Inside(FromInside::Started)) => started = true,
                 Ok(Event::Inside(FromInside::NotStarted(why, code))) => {
                     say(&why);
@@ -288,6 +287,17 @@ impl Session {
             let _ = output.join();
         }
         Ok(code)
+    }
+
+    /// Sends the command as late as possible: the machine sets its clock by the message.
+    fn send_start(&mut self) {
+        if let Some(mut start) = self.start.take() {
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            start.clock = (now.as_secs(), now.subsec_nanos());
+            self.tell(ToInside::Start(start));
+        }
     }
 
     fn pass_signal(&self, signal: i32) {
@@ -378,37 +388,4 @@ fn wait_for(fd: impl AsFd, what: rustix::event::PollFlags) {
     let mut fds = [rustix::event::PollFd::new(&fd, what)];
     // A failed poll leads to the same call again, which reports the error itself.
     let _ = rustix::event::poll(&mut fds, None);
-}
-
-/// The last part of what the machine's kernel says.
-struct Console(Arc<Mutex<Vec<u8>>>);
-
-impl Console {
-    fn follow(port: Option<UnixStream>, show: bool) -> Self {
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let keep = Arc::clone(&kept);
-        std::thread::spawn(move || {
-            let Some(mut port) = port else { return };
-            let mut buffer = [0; 4096];
-            while let Ok(length @ 1..) = io::Read::read(&mut port, &mut buffer) {
-                if show {
-                    let _ = write_all(rustix::stdio::stderr(), &buffer[..length]);
-                }
-                let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.extend_from_slice(&buffer[..length]);
-                let excess = kept.len().saturating_sub(CONSOLE_KEPT);
-                kept.drain(..excess);
-            }
-        });
-        Console(kept)
-    }
-
-    /// The last lines, without the carriage returns of a serial line.
-    fn tail(&self) -> String {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&kept).replace('\r', "");
-        let lines: Vec<&str> = text.lines().collect();
-        let last = &lines[lines.len().saturating_sub(20)..];
-        last.iter().map(|line| format!("{line}\n")).collect()
-    }
 }

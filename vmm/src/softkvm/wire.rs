@@ -35,6 +35,8 @@ pub(super) struct Start {
     pub(super) cwd: Vec<u8>,
     /// Folders whose content is the host's own, not the overlay's.
     pub(super) real_folders: Vec<Vec<u8>>,
+    /// The host's files are served by a process that is root only of a user namespace.
+    pub(super) in_user_namespace: bool,
     /// Name of the host.
     pub(super) hostname: Vec<u8>,
     /// File mode creation mask.
@@ -47,13 +49,15 @@ pub(super) struct Start {
     pub(super) window: (u16, u16),
     /// Name servers have to be reached through QEMU's user network.
     pub(super) network: bool,
+    /// Seconds and nanoseconds since 1970 when this message was sent.
+    pub(super) clock: (u64, u32),
 }
 
 /// From the host to the supervisor.
 #[derive(Serialize, Deserialize)]
 #[allow(missing_debug_implementations)]
 pub(super) enum ToInside {
-    /// Always first, exactly once.
+    /// The answer to [`FromInside::Ready`]; first, exactly once.
     Start(Box<Start>),
     /// Send this signal to the process group of the command.
     Signal(i32),
@@ -66,6 +70,8 @@ pub(super) enum ToInside {
 /// From the supervisor to the host.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum FromInside {
+    /// The machine has started and waits for the command.
+    Ready,
     /// The command runs.
     Started,
     /// The command could not be started: what a shell would say, and its exit code (126 or 127).
@@ -161,12 +167,14 @@ mod tests {
             env: vec![(b"A".to_vec(), vec![0xfe])],
             cwd: b"/".to_vec(),
             real_folders: Vec::new(),
+            in_user_namespace: false,
             hostname: b"host".to_vec(),
             umask: 0o22,
             open_files: (1024, 4096),
             terminals: [false; STREAMS],
             window: (0, 0),
             network: false,
+            clock: (0, 0),
         };
         let mut wire = Vec::new();
         send(&mut wire, &ToInside::Start(Box::new(start))).unwrap();

@@ -6,13 +6,13 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::Pid;
 use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use super::super::wire::Start;
-use super::folders::as_path;
 
 /// The command, and our ends of its streams.
 pub(super) struct Running {
@@ -52,7 +52,7 @@ impl Running {
             }
         };
         let name = program.to_string_lossy().into_owned();
-        let cwd = as_path(&start.cwd);
+        let cwd = Path::new(OsStr::from_bytes(&start.cwd));
         std::env::set_current_dir(cwd).map_err(|cause| fail(cwd.display().to_string(), &cause))?;
         let mut command = Command::new(program);
         command.args(
