@@ -97,7 +97,7 @@ fn run(config: &VmmConfig, control: &ControlSocket, timeline: Arc<Timeline>) -> 
         Err(error) => return ExitReason::internal(format!("opening /dev/kvm: {error}")),
     };
     if config.jail.enabled
-        && let Err(error) = enter_jail(config, &kvm)
+        && let Err(error) = enter_jail(config, &kvm, &timeline)
     {
         return ExitReason::internal(error);
     }
@@ -118,7 +118,7 @@ fn run(config: &VmmConfig, control: &ControlSocket, timeline: Arc<Timeline>) -> 
     reason
 }
 
-fn enter_jail(config: &VmmConfig, kvm: &Kvm) -> Result<(), jail::JailError> {
+fn enter_jail(config: &VmmConfig, kvm: &Kvm, timeline: &Timeline) -> Result<(), jail::JailError> {
     let mut kept = config.descriptors();
     // Standard error takes the last words of a VMM that cannot reach its parent otherwise.
     kept.extend([2, kvm.as_raw_fd()]);
@@ -127,5 +127,9 @@ fn enter_jail(config: &VmmConfig, kvm: &Kvm) -> Result<(), jail::JailError> {
         max_descriptors: DESCRIPTORS_MAX,
         max_threads: u64::from(config.machine.vcpus) + 2,
     };
-    jail::enter_process(&kept, &options).map(drop)
+    let report = jail::enter_process(&kept, &options)?;
+    mark(&timeline.jailed);
+    // Nobody else sets it.
+    let _ = timeline.jail.set(report);
+    Ok(())
 }

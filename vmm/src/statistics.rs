@@ -8,6 +8,8 @@ use std::sync::{
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use crate::jail::JailReport;
+
 /// Points in the life of a machine, in nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Default)]
 pub struct Timeline {
@@ -17,12 +19,16 @@ pub struct Timeline {
     pub process_started: OnceLock<u64>,
     /// The configuration was read and checked.
     pub configured: OnceLock<u64>,
+    /// The process was jailed, but for its system call filters.
+    pub jailed: OnceLock<u64>,
     /// Guest memory was mapped.
     pub memory_mapped: OnceLock<u64>,
     /// Devices and vCPUs had their state.
     pub state_ready: OnceLock<u64>,
     /// The first vCPU entered the guest.
     pub first_entry: OnceLock<u64>,
+    /// What the jail took away.
+    pub jail: OnceLock<JailReport>,
 }
 
 /// What the `statistics` command answers.
@@ -32,6 +38,8 @@ pub struct Statistics {
     pub process_started_ns: Option<u64>,
     /// See [`Timeline::configured`].
     pub configured_ns: Option<u64>,
+    /// See [`Timeline::jailed`].
+    pub jailed_ns: Option<u64>,
     /// See [`Timeline::memory_mapped`].
     pub memory_mapped_ns: Option<u64>,
     /// See [`Timeline::state_ready`].
@@ -40,6 +48,8 @@ pub struct Statistics {
     pub first_entry_ns: Option<u64>,
     /// Exits from guest mode to the VMM, all vCPUs together.
     pub vcpu_exits: u64,
+    /// Each layer of the jail, and which of them this host forbids; `None` without a jail.
+    pub jail: Option<JailReport>,
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
@@ -65,9 +75,11 @@ impl Timeline {
         Statistics {
             process_started_ns: since(&self.process_started),
             configured_ns: since(&self.configured),
+            jailed_ns: since(&self.jailed),
             memory_mapped_ns: since(&self.memory_mapped),
             state_ready_ns: since(&self.state_ready),
             first_entry_ns: since(&self.first_entry),
+            jail: self.jail.get().cloned(),
             vcpu_exits: exits.load(Ordering::Relaxed),
         }
     }

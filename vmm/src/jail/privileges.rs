@@ -8,9 +8,9 @@ use super::{JailError, Journal, Layer, mandatory};
 /// Empties all capability sets and checks that they are empty.
 pub(super) fn drop_capabilities(journal: &mut Journal) -> Result<(), JailError> {
     empty_bounding_set();
-    let bounding = match bounding_set() {
-        0 => "bounding set empty",
-        _ => "bounding set as it was, made void by no_new_privs",
+    let bounding = match bounding_set_is_empty() {
+        true => "bounding set empty",
+        false => "bounding set as it was, made void by no_new_privs",
     };
     rustix::thread::clear_ambient_capability_set()
         .map_err(mandatory("clearing ambient capabilities"))?;
@@ -35,24 +35,19 @@ pub(super) fn drop_capabilities(journal: &mut Journal) -> Result<(), JailError> 
 /// changes its uid, and the maker of a user namespace, who starts with a full set again. For
 /// others the bounding set is of no effect: it only limits what an exec may gain.
 pub(super) fn empty_bounding_set() {
-    for capability in known_capabilities() {
-        if rustix::thread::remove_capability_from_bounding_set(capability).is_err() {
-            return;
-        }
-    }
+    // Ends at EPERM, or at EINVAL for the first that this kernel does not know.
+    let _ = all_capabilities().try_for_each(rustix::thread::remove_capability_from_bounding_set);
 }
 
-fn bounding_set() -> usize {
-    known_capabilities()
-        .filter(|set| rustix::thread::capability_is_in_bounding_set(*set) == Ok(true))
-        .count()
+fn bounding_set_is_empty() -> bool {
+    let has = rustix::thread::capability_is_in_bounding_set;
+    !all_capabilities()
+        .map_while(|capability| has(capability).ok())
+        .any(|is_in| is_in)
 }
 
-/// Each capability that this kernel knows: it answers `EINVAL` for the first that it does not.
-fn known_capabilities() -> impl Iterator<Item = CapabilitySet> {
-    (0..u64::BITS)
-        .map(|number| CapabilitySet::from_bits_retain(1 << number))
-        .take_while(|set| rustix::thread::capability_is_in_bounding_set(*set).is_ok())
+fn all_capabilities() -> impl Iterator<Item = CapabilitySet> {
+    (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number))
 }
 
 /// Forbids to gain privileges by exec, and others to read this process's memory.

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Barrier;
 
 use mayfly_vmm::jail::{JailOptions, ThreadKind, enter_process, filter_thread};
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 
 use child::{Case, Ended, Start, in_child};
 
@@ -77,9 +77,14 @@ fn all_threads_work(pipe: RawFd, file: &File) -> Case {
         all_exist.wait();
         filter(kind)?;
         allocate()?;
-        events
-            .notify_and_wait(kind)
-            .and_then(|()| use_file(kind, file))
+        let done = match kind {
+            ThreadKind::Main => events.notify().and_then(|()| events.poll()),
+            ThreadKind::Devices => events.notify().and_then(|()| events.wait()),
+            ThreadKind::Vcpu => events.notify(),
+        };
+        // Files are not for vCPU threads.
+        let file = Some(file).filter(|_| kind != ThreadKind::Vcpu);
+        done.and_then(|()| file.map_or(Ok(()), |file| use_file(kind, file)))
             .map_err(|error| format!("{kind:?}: {error}"))
     };
     std::thread::scope(|scope| {
@@ -128,30 +133,37 @@ impl EventLoop {
     fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let data = epoll::EventData::new_u64(7);
+        epoll::add(&epoll, &event, data, epoll::EventFlags::IN)?;
         Ok(Self { epoll, event })
     }
 
-    fn notify_and_wait(&self, kind: ThreadKind) -> io::Result<()> {
-        rustix::io::write(&self.event, &1_u64.to_ne_bytes())?;
-        epoll::add(
-            &self.epoll,
-            &self.event,
-            epoll::EventData::new_u64(7),
-            epoll::EventFlags::IN,
-        )?;
-        if kind == ThreadKind::Vcpu {
-            return Ok(());
-        }
+    fn notify(&self) -> io::Result<()> {
+        rustix::io::write(&self.event, &1_u64.to_ne_bytes())
+            .map(drop)
+            .map_err(Into::into)
+    }
+
+    fn poll(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(&self.event, PollFlags::IN)];
+        poll(&mut fds, None)?;
+        self.taken()
+    }
+
+    fn wait(&self) -> io::Result<()> {
         let mut ready = Vec::with_capacity(1);
         epoll::wait(
             &self.epoll,
             rustix::buffer::spare_capacity(&mut ready),
             None,
         )?;
+        self.taken()
+    }
+
+    fn taken(&self) -> io::Result<()> {
         let mut count = [0; 8];
         rustix::io::read(&self.event, &mut count)?;
-        let right = ready.len() == 1 && u64::from_ne_bytes(count) == 1;
-        if right {
+        if u64::from_ne_bytes(count) == 1 {
             Ok(())
         } else {
             Err(io::Error::other("no event"))
