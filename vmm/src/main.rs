@@ -103,6 +103,11 @@ fn run(config: &VmmConfig, control: &ControlSocket, timeline: Arc<Timeline>) -> 
     }
     let mut machine = match Machine::new(&kvm, config, timeline) {
         Ok(machine) => machine,
+        Err(error) if error.is_configuration() => {
+            return ExitReason::BadConfiguration {
+                message: error.to_string(),
+            };
+        }
         Err(error) => return ExitReason::internal(error),
     };
     if config.jail.enabled

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::Read,
+    os::unix::fs::FileExt,
     sync::{Arc, atomic::AtomicU64},
 };
 
@@ -112,6 +112,22 @@ pub enum MachineError {
 }
 
 impl MachineError {
+    /// Whether other input would have worked, as opposed to another host or another VMM.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::Memory(memory::MemoryError::FileSize { .. })
+                | Self::Boot(_)
+                | Self::Device(_)
+                | Self::DeviceCount { .. }
+                | Self::State(_)
+                | Self::Size { .. }
+                | Self::Cpu { .. }
+        )
+    }
+
     pub(super) fn device(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Device(Box::new(cause))
     }
@@ -141,7 +157,7 @@ impl Machine {
                 state_fd,
                 memory_fd,
             } => {
-                let state = read_state(File::from(adopt(*state_fd)?))?;
+                let state = read_state(&File::from(adopt(*state_fd)?))?;
                 let memory = File::from(adopt(*memory_fd)?);
                 Self::restore(kvm, config, &state, memory, timeline)
             }
@@ -298,11 +314,15 @@ struct Parts {
     cpu: GuestCpu,
 }
 
-fn read_state(file: File) -> Result<MachineState, MachineError> {
-    let mut bytes = Vec::new();
-    file.take(STATE_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(MachineError::ReadState)?;
+/// Reads without moving the file's position, which restores at the same time may share.
+fn read_state(file: &File) -> Result<MachineState, MachineError> {
+    let read = || {
+        let length = file.metadata()?.len().min(STATE_MAX) as usize;
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(MachineError::ReadState)?;
     Ok(MachineState::decode(&bytes)?)
 }
 
