@@ -28,10 +28,10 @@ fn build(store: &ImageStore, rebuild: bool) -> Built {
             eprintln!("{title}");
         }
     };
-    let recipe = Recipe::find("minimal").unwrap();
+    let recipe = Recipe::find("minimal").expect("it comes with Mayfly");
     store
         .build(&recipe, &options, &mut Progress::new(&mut listen))
-        .unwrap()
+        .expect("the image is built")
 }
 
 #[test]
