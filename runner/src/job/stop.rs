@@ -36,13 +36,9 @@ impl StopRule<'_> {
         self.clock.grace_over().await;
     }
 
-    /// Returns when the job is cancelled while the step runs, unless the step's condition holds
-    /// even then.
+    /// Returns when the job is cancelled, unless the step's condition holds even then: a step that
+    /// began after the cancellation is there to clean up.
     async fn cancelled(&self) {
-        // A step that began after the cancellation is there to clean up.
-        if self.context.status == Conclusion::Cancelled {
-            std::future::pending::<()>().await;
-        }
         self.clock.cancelled().await;
         if self.holds_when_cancelled() {
             std::future::pending::<()>().await;
