@@ -2,7 +2,29 @@
 //!
 //! [`execute`] is the entry. The same executor serves `mayfly run`, where the planner makes the
 //! [`request::JobRequest`] from a workflow file, and GitHub's job message, which decodes to it
-//! ([`request::decode`]). Data flows one way: request, contexts, steps, output, reporter.
+//! ([`request::decode()`]). Data flows one way: request, contexts, steps, output, reporter.
+//!
+//! ```no_run
+//! use mayfly::job::{Options, cancellation, execute, outcome::Conclusion, request::JobRequest};
+//! use mayfly::job::reporter::{TerminalOptions, TerminalReporter};
+//! use mayfly::sandbox::agent::AgentClient;
+//!
+//! # async fn example(request: JobRequest, socket: &std::path::Path) -> std::io::Result<()> {
+//! let sandbox = AgentClient::new(socket);
+//! let reporter = TerminalReporter::new(std::io::stdout(), TerminalOptions::default());
+//! let (canceller, cancellation) = cancellation();
+//! tokio::spawn(async move {
+//!     if tokio::signal::ctrl_c().await.is_ok() {
+//!         canceller.cancel();
+//!     }
+//! });
+//! // One reporter and one cancellation serve all jobs of a run; each job has its own sandbox.
+//! let outcome = execute(&request, &Options::default(), &sandbox, &reporter, cancellation).await;
+//! reporter.finish()?;
+//! assert_eq!(outcome.result, Conclusion::Success);
+//! # Ok(())
+//! # }
+//! ```
 
 mod cancel;
 pub mod commands;
