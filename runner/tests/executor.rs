@@ -62,8 +62,10 @@ impl Machine {
         let client = AgentClient::new(&socket);
         let ready = client.wait_ready(Duration::from_secs(10)).await;
         ready.expect("ready");
-        let mut options = Options::default();
-        options.work = folder.path().join("work").display().to_string();
+        let options = Options {
+            work: folder.path().join("work").display().to_string(),
+            ..Options::default()
+        };
         Self {
             client,
             options,
