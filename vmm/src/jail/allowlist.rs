@@ -96,6 +96,11 @@ const EVERY_THREAD: &[Entry] = &[
         "Rust's check at close",
     ),
     any(libc::SYS_rt_sigprocmask, "abort, end of a thread"),
+    only(
+        libc::SYS_rt_sigaction,
+        Arguments::OneOf(0, FATAL_SIGNALS),
+        "a fault ends as itself",
+    ),
     any(
         libc::SYS_rt_sigreturn,
         "return from the handler of the vCPU kick",
@@ -201,6 +206,13 @@ const ANONYMOUS_NO_EXEC: Arguments = Arguments::Bits(&[
 const OF_A_DESCRIPTOR: Arguments =
     Arguments::Bits(&[(2, libc::AT_EMPTY_PATH as u32, libc::AT_EMPTY_PATH as u32)]);
 const NO_EXEC: Arguments = Arguments::Bits(&[(2, libc::PROT_EXEC as u32, 0)]);
+
+/// Rust's handler of these gives them back to the kernel, so that the parent sees the right signal.
+const FATAL_SIGNALS: &[u32] = &[
+    libc::SIGSEGV as u32,
+    libc::SIGBUS as u32,
+    libc::SIGABRT as u32,
+];
 
 const ADVICE: &[u32] = &[
     libc::MADV_DONTNEED as u32,

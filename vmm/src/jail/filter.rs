@@ -129,6 +129,20 @@ mod tests {
     }
 
     #[test]
+    fn a_vcpu_thread_reaches_no_file_and_no_socket() {
+        let rules = rules_of(ThreadKind::Vcpu).expect("compiles");
+        for number in [
+            libc::SYS_accept4,
+            libc::SYS_pread64,
+            libc::SYS_pwrite64,
+            libc::SYS_recvmsg,
+            libc::SYS_sendmsg,
+        ] {
+            assert!(!rules.contains_key(&number), "{number}");
+        }
+    }
+
+    #[test]
     fn no_table_lets_code_in_or_the_process_out() {
         let never = [
             libc::SYS_clone,

@@ -4,6 +4,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{JailError, JailOptions, Journal, Layer, mandatory};
 
+/// Threads that KVM itself makes in this process: from Linux 6.14 on, one per VM that recovers
+/// huge pages, at the first `KVM_RUN`, which fails without room for it. Some are spare.
+const KERNEL_THREADS: u64 = 4;
+
 /// Sets every limit to the wanted value, or to the hard limit at hand where that is lower.
 /// With a uid of its own (`own_uid`) the number of threads is limited too; otherwise that limit
 /// would count what else the user runs, and the filters forbid new threads anyway.
@@ -15,7 +19,8 @@ pub(super) fn apply(
     // A write past the file size limit must fail with EFBIG (an I/O error for the guest), not end
     // the process.
     ignore_sigxfsz().map_err(mandatory("ignoring SIGXFSZ"))?;
-    let threads = own_uid.then_some((Resource::Nproc, options.max_threads));
+    let threads = options.max_threads + KERNEL_THREADS;
+    let threads = own_uid.then_some((Resource::Nproc, threads));
     for (resource, wanted) in wanted(options).into_iter().chain(threads) {
         let hard = getrlimit(resource).maximum;
         let value = Some(hard.map_or(wanted, |hard| wanted.min(hard)));

@@ -124,7 +124,10 @@ fn empty_root() -> Result<(), (&'static str, rustix::io::Errno)> {
 fn change_identity(journal: &mut Journal) -> bool {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     if !uid.is_root() {
-        journal.applied(Layer::Identity, format!("uid {} as started", uid.as_raw()));
+        journal.applied(
+            Layer::Identity,
+            format!("uid {} and groups as started", uid.as_raw()),
+        );
         return false;
     }
     privileges::empty_bounding_set();

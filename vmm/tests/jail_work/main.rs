@@ -22,6 +22,7 @@ const MAX_FILE: u64 = 1 << 20;
 fn main() {
     a_file_longer_than_allowed_is_an_error_and_not_the_end();
     threads_that_exist_work_on_and_end();
+    a_fault_ends_the_process_by_its_own_signal();
     println!("jailed work: ok");
 }
 
@@ -46,6 +47,26 @@ fn threads_that_exist_work_on_and_end() {
     for start in Start::possible() {
         let ended = in_child(start, |pipe| all_threads_work(pipe, &file));
         assert_eq!(ended, Ended::Well, "started as {start:?}");
+    }
+}
+
+/// The parent must not take a bug, or a snapshot file that became shorter, for an attack.
+fn a_fault_ends_the_process_by_its_own_signal() {
+    for kind in [ThreadKind::Main, ThreadKind::Devices, ThreadKind::Vcpu] {
+        let ended = in_child(Start::AsIs, |pipe| {
+            enter(&[pipe])?;
+            filter(kind)?;
+            // SAFETY: nothing is mapped there, which is the point.
+            let byte = unsafe { std::ptr::without_provenance::<u8>(4096).read_volatile() };
+            Err(format!("read {byte}"))
+        });
+        assert_eq!(ended, Ended::BySignal(libc::SIGSEGV), "{kind:?}");
+        let ended = in_child(Start::AsIs, |pipe| {
+            enter(&[pipe])?;
+            filter(kind)?;
+            std::process::abort()
+        });
+        assert_eq!(ended, Ended::BySignal(libc::SIGABRT), "{kind:?}");
     }
 }
 
