@@ -94,15 +94,17 @@ fn protect_agent() -> Result<(), BootError> {
     Ok(())
 }
 
-/// The group of all steps: a fork bomb or a memory hog meets its limits before the agent does.
+/// The group of all steps: a fork bomb or a memory hog meets its limits before the agent does. With
+/// the cpu controller all steps together weigh as much as the agent alone, so that it gets to run
+/// beside thousands of them, and to end them.
 ///
 /// `memory.oom.group` stays 0: the kernel kills the largest process of a step, as it does on any
 /// runner, and the step's shell lives to report that.
 fn make_steps_group() -> io::Result<Cgroup> {
     let root = Cgroup::create(Path::new("/sys/fs/cgroup"))?;
-    root.set("cgroup.subtree_control", "+memory +pids")?;
+    root.set("cgroup.subtree_control", "+cpu +memory +pids")?;
     let steps = root.child("steps")?;
-    let limits = StepLimits::of(memory_total()?);
+    let limits = StepLimits::of(memory("MemTotal:")?, memory("MemAvailable:")?);
     steps.set("memory.max", &limits.memory.to_string())?;
     steps.set("pids.max", &limits.processes.to_string())?;
     Ok(steps)
@@ -115,22 +117,23 @@ struct StepLimits {
 }
 
 impl StepLimits {
-    /// Leaves the agent and the kernel a sixteenth of the memory, at least 24 MiB; and to each
-    /// process 64 KiB on average, about what the kernel needs for an empty one.
-    fn of(total: u64) -> Self {
+    /// Of what is `available` after boot steps get all but a sixteenth of the `total`, at least
+    /// 24 MiB; and one process for each 256 KiB, which is what a shell costs with its page tables.
+    fn of(total: u64, available: u64) -> Self {
         let reserve = (total / 16).max(24 << 20);
         Self {
-            memory: total.saturating_sub(reserve),
-            processes: (total >> 16).clamp(1024, 16_384),
+            memory: available.saturating_sub(reserve),
+            processes: (total >> 18).clamp(512, 16_384),
         }
     }
 }
 
-fn memory_total() -> io::Result<u64> {
+/// A line of /proc/meminfo, in bytes.
+fn memory(line: &str) -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = text.lines().find_map(|found| found.strip_prefix(line));
     let kib = kib.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    let kib = kib.ok_or_else(|| io::Error::other("/proc/meminfo does not tell MemTotal"))?;
+    let kib = kib.ok_or_else(|| io::Error::other(format!("/proc/meminfo does not tell {line}")))?;
     Ok(kib << 10)
 }
 
@@ -140,16 +143,16 @@ mod tests {
 
     #[test]
     fn steps_get_less_than_the_machine_has() {
-        let small = StepLimits::of(128 << 20);
-        assert_eq!(small.memory, 104 << 20);
-        assert_eq!(small.processes, 2048);
-        let large = StepLimits::of(16 << 30);
-        assert_eq!(large.memory, 15 << 30);
-        assert_eq!(large.processes, 16_384);
+        let small = StepLimits::of(256 << 20, 190 << 20);
+        assert_eq!((small.memory, small.processes), (166 << 20, 1024));
+        let large = StepLimits::of(16 << 30, 15 << 30);
+        assert_eq!((large.memory, large.processes), (14 << 30, 16_384));
     }
 
     #[test]
     fn the_size_of_memory_is_read() {
-        assert!(memory_total().expect("reads") > 1 << 20);
+        let total = memory("MemTotal:").expect("reads");
+        let available = memory("MemAvailable:").expect("reads");
+        assert!(available > 1 << 20 && available < total);
     }
 }
