@@ -365,6 +365,16 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Bytes that the files take on disk; holes take none.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        let blocks = |file: &File| file.metadata().map_or(0, |metadata| metadata.blocks());
+        self.files()
+            .iter()
+            .map(|(_, file, _)| blocks(file) * 512)
+            .sum()
+    }
+
     fn files(&self) -> [(&'static str, &File, &ContentDigest); 3] {
         [
             (FILES[0], &self.memory, &self.manifest.memory),
