@@ -19,7 +19,7 @@ pub struct Installation {
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
     /// No variable names a place for state.
-    #[error("no folder for state: set MAYFLY_STATE, XDG_STATE_HOME or HOME")]
+    #[error("no folder for state and cache: set HOME, or MAYFLY_STATE and XDG_CACHE_HOME")]
     NoHome,
     /// The executable's own path is unknown.
     #[error("the path of the running executable cannot be read: {0}; is /proc mounted?")]
@@ -78,10 +78,27 @@ impl Installation {
         self.program("softkvm")
     }
 
+    /// Folder of downloads that can be made again: `$XDG_CACHE_HOME/mayfly`, else `~/.cache/mayfly`.
+    ///
+    /// # Errors
+    /// [`LocateError::NoHome`] when no variable names a place.
+    pub fn cache() -> Result<PathBuf, LocateError> {
+        set("XDG_CACHE_HOME")
+            .map(|path| path.join("mayfly"))
+            .or_else(|| set("HOME").map(|path| path.join(".cache/mayfly")))
+            .ok_or(LocateError::NoHome)
+    }
+
     /// Folder of snapshots.
     #[must_use]
     pub fn snapshots(&self) -> PathBuf {
         self.state.join("snapshots")
+    }
+
+    /// Folder of unnamed files of running sandboxes, on the state folder's disk.
+    #[must_use]
+    pub fn run_folder(&self) -> PathBuf {
+        self.state.join("run")
     }
 
     fn program(&self, program: &'static str) -> Result<PathBuf, LocateError> {
@@ -106,4 +123,10 @@ fn state_folder() -> Result<PathBuf, LocateError> {
         .or_else(|| set("XDG_STATE_HOME").map(|path| path.join("mayfly")))
         .or_else(|| set("HOME").map(|path| path.join(".local/state/mayfly")))
         .ok_or(LocateError::NoHome)
+}
+
+fn set(name: &str) -> Option<PathBuf> {
+    env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }

@@ -5,7 +5,10 @@ pub mod agent;
 pub mod fake;
 pub mod identity;
 mod link;
+pub mod machine;
+pub mod microvm;
 mod process;
+pub mod template;
 
 use std::{future::Future, io};
 

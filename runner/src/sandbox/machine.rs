@@ -1,0 +1,235 @@
+//! One VMM process with its files and sockets: what booting a template and restoring a sandbox share.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mayfly_vmm::{
+    config::{
+        CONFIG_VERSION, ConsoleConfig, DiskConfig, JailConfig, MachineConfig, NetConfig, Start,
+        VmmConfig, VsockConfig,
+    },
+    process::{Descriptors, Ended, SpawnVmmError, VmmProcess},
+};
+
+use super::{agent::AgentClient, identity::Uniqueness};
+use crate::config::{Installation, LocateError};
+
+/// Console output that is kept, in bytes.
+const CONSOLE_LIMIT: u64 = 1 << 20;
+/// How much of the console's end an error shows, in bytes.
+const CONSOLE_TAIL: i64 = 2048;
+/// How long a VMM that was told to end may take.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// A VMM process and what belongs to it on the host; all of it vanishes when this is dropped.
+#[derive(Debug)]
+pub struct Machine {
+    /// The guest's agent.
+    pub agent: AgentClient,
+    /// The process.
+    pub vmm: VmmProcess,
+    console: File,
+    /// Holds the socket; mode 0700.
+    _folder: tempfile::TempDir,
+}
+
+/// Why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartMachineError {
+    /// A program is missing.
+    #[error(transparent)]
+    Program(#[from] LocateError),
+    /// A file, folder or socket of the machine could not be made.
+    #[error("cannot prepare a sandbox: {step} {path}: {cause}")]
+    Prepare {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: io::Error,
+    },
+    /// The VMM did not start.
+    #[error(transparent)]
+    Spawn(#[from] SpawnVmmError),
+}
+
+/// What a machine starts from, as open files.
+#[derive(Debug)]
+pub enum StartFrom {
+    /// Power-on.
+    Boot {
+        /// Extracted `vmlinux`.
+        kernel: File,
+        /// Compressed cpio archive.
+        initramfs: File,
+        /// Kernel command line.
+        command_line: String,
+    },
+    /// A snapshot.
+    Restore {
+        /// Machine state.
+        state: File,
+        /// Guest memory.
+        memory: File,
+    },
+}
+
+/// The two disks of a machine.
+#[derive(Debug)]
+pub struct Disks {
+    /// Read-only root, with its size in bytes.
+    pub root: (File, u64),
+    /// What lies below the private disk, with the size of the device in bytes.
+    pub base: (File, u64),
+}
+
+impl Machine {
+    /// Starts a VMM with the given files, a private disk and a socket of its own.
+    ///
+    /// # Errors
+    /// [`StartMachineError`] names the step, the path and the cause.
+    pub fn start(
+        installation: &Installation,
+        size: MachineConfig,
+        from: StartFrom,
+        disks: Disks,
+        unique: &Uniqueness,
+    ) -> Result<Self, StartMachineError> {
+        let program = installation.vmm()?;
+        let folder = tempfile::Builder::new()
+            .prefix("mayfly-")
+            .tempdir()
+            .map_err(|cause| prepare("create a folder in", &std::env::temp_dir(), cause))?;
+        let socket = folder.path().join("vsock");
+        let listener =
+            UnixListener::bind(&socket).map_err(|cause| prepare("listen on", &socket, cause))?;
+        let console = unnamed_file(&std::env::temp_dir())?;
+        let log = console
+            .try_clone()
+            .map_err(|cause| prepare("share", folder.path(), cause))?;
+        let private = unnamed_file(&installation.run_folder())?;
+
+        let mut descriptors = Descriptors::default();
+        let config = VmmConfig {
+            version: CONFIG_VERSION,
+            start: start(from, &mut descriptors),
+            machine: size,
+            disks: vec![
+                DiskConfig {
+                    id: "root".to_owned(),
+                    base_fd: descriptors.pass(disks.root.0),
+                    size: disks.root.1,
+                    private_fd: None,
+                },
+                DiskConfig {
+                    id: "private".to_owned(),
+                    base_fd: descriptors.pass(disks.base.0),
+                    size: disks.base.1,
+                    private_fd: Some(descriptors.pass(private)),
+                },
+            ],
+            vsock: VsockConfig {
+                cid: unique.cid,
+                listener_fd: descriptors.pass(listener),
+            },
+            net: NetConfig {
+                mac: unique.mac_text(),
+                socket_fd: None,
+            },
+            console: ConsoleConfig {
+                log_fd: Some(descriptors.pass(log)),
+                limit_bytes: CONSOLE_LIMIT,
+            },
+            control_fd: -1,
+            generation_id: unique.generation_id.clone(),
+            jail: JailConfig::default(),
+        };
+        let vmm = VmmProcess::spawn(&program, config, descriptors)?;
+        Ok(Self {
+            agent: AgentClient::new(&socket),
+            vmm,
+            console,
+            _folder: folder,
+        })
+    }
+
+    /// The end of what the guest wrote to its console.
+    #[must_use]
+    pub fn console_tail(&self) -> String {
+        tail(&self.console)
+    }
+
+    /// Ends the machine at once and tells how it ended: by itself before, or now.
+    ///
+    /// # Errors
+    /// Passes on what killing or waiting said.
+    pub fn end(mut self) -> io::Result<(Ended, String)> {
+        let ended = if self.vmm.is_running() {
+            self.vmm.kill()?
+        } else {
+            self.vmm.wait(END_LIMIT)?
+        };
+        Ok((ended, tail(&self.console)))
+    }
+
+    /// As [`Self::end`] for a machine that is expected to end by itself within `limit`.
+    ///
+    /// # Errors
+    /// Passes on what killing or waiting said.
+    pub fn wait(self, limit: Duration) -> io::Result<(Ended, String)> {
+        let ended = self.vmm.wait(limit)?;
+        Ok((ended, tail(&self.console)))
+    }
+}
+
+fn start(from: StartFrom, descriptors: &mut Descriptors) -> Start {
+    match from {
+        StartFrom::Boot {
+            kernel,
+            initramfs,
+            command_line,
+        } => Start::Boot {
+            kernel_fd: descriptors.pass(kernel),
+            initramfs_fd: descriptors.pass(initramfs),
+            cmdline: command_line,
+        },
+        StartFrom::Restore { state, memory } => Start::Restore {
+            state_fd: descriptors.pass(state),
+            memory_fd: descriptors.pass(memory),
+        },
+    }
+}
+
+fn prepare(step: &'static str, path: &Path, cause: io::Error) -> StartMachineError {
+    StartMachineError::Prepare {
+        step,
+        path: path.to_owned(),
+        cause,
+    }
+}
+
+/// A file without a name: it vanishes with its last descriptor, however the processes end.
+fn unnamed_file(folder: &Path) -> Result<File, StartMachineError> {
+    fs::create_dir_all(folder).map_err(|cause| prepare("create", folder, cause))?;
+    tempfile::tempfile_in(folder).map_err(|cause| prepare("create a file in", folder, cause))
+}
+
+fn tail(console: &File) -> String {
+    let mut console = console;
+    let mut bytes = Vec::new();
+    let length = console.metadata().map_or(0, |metadata| metadata.len());
+    let from = length.saturating_sub(CONSOLE_TAIL.unsigned_abs());
+    if console.seek(SeekFrom::Start(from)).is_ok() {
+        let _ = console
+            .take(CONSOLE_TAIL.unsigned_abs())
+            .read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

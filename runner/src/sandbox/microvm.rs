@@ -1,0 +1,242 @@
+//! A sandbox: one microVM restored from a template, with an identity that it has proven.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsFd,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use mayfly_vmm::{
+    control::{Command, Outcome},
+    process::{CommandVmmError, Ended},
+    statistics::Statistics,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    Exec, ExecRequest, Sandbox, SandboxError,
+    agent::AgentClient,
+    identity::Uniqueness,
+    machine::{Machine, StartMachineError},
+    template::Template,
+};
+use crate::config::Installation;
+
+/// How long a restored guest may take to prove its identity; emulated machines are slow.
+const IDENTITY_LIMIT: Duration = Duration::from_secs(60);
+/// How long writing all of a guest into files may take.
+const SAVE_LIMIT: Duration = Duration::from_secs(180);
+/// How long a command that only touches memory may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running sandbox. Dropped or ended, nothing of it is left.
+#[derive(Debug)]
+pub struct MicroVm {
+    agent: AgentClient,
+    machine: Mutex<Option<Machine>>,
+    process: u32,
+    /// How long it took from the start of the restore to the proven identity.
+    pub ready_after: Duration,
+}
+
+/// Why a sandbox could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The machine could not be started.
+    #[error(transparent)]
+    Start(#[from] StartMachineError),
+    /// The files of the template could not be opened again.
+    #[error("opening the template's files: {0}")]
+    Files(#[source] io::Error),
+    /// The kernel gave no randomness.
+    #[error("drawing an identity: {0}")]
+    Randomness(#[source] io::Error),
+    /// The guest did not prove its identity; the sandbox was destroyed before any step ran.
+    #[error("the sandbox did not prove its identity and was destroyed: {why}; {how}\n{console}")]
+    Identity {
+        /// What the client found.
+        why: SandboxError,
+        /// How the machine ended.
+        how: String,
+        /// The end of the console.
+        console: String,
+    },
+}
+
+impl MicroVm {
+    /// Restores a sandbox and gives it its identity.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing of the sandbox is left then.
+    pub async fn restore(
+        installation: &Installation,
+        template: &Template,
+    ) -> Result<Self, RestoreError> {
+        let begun = Instant::now();
+        let unique = Uniqueness::draw().map_err(RestoreError::Randomness)?;
+        let (from, disks) = template.files().map_err(RestoreError::Files)?;
+        let machine = Machine::start(installation, template.size(), from, disks, &unique)?;
+        if let Err(why) = identify(&machine.agent, &unique).await {
+            return Err(refused(machine, why));
+        }
+        Ok(Self {
+            agent: machine.agent.clone(),
+            process: machine.vmm.id(),
+            machine: Mutex::new(Some(machine)),
+            ready_after: begun.elapsed(),
+        })
+    }
+
+    /// Client of the guest's agent, for what only a microVM can do.
+    #[must_use]
+    pub fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    /// Process id of the VMM.
+    #[must_use]
+    pub fn vmm_process(&self) -> u32 {
+        self.process
+    }
+
+    /// Whether the VMM still runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.with_machine(|machine| machine.vmm.is_running())
+            .unwrap_or(false)
+    }
+
+    /// Times and counters of the VMM.
+    ///
+    /// # Errors
+    /// [`CommandVmmError`] when it does not answer.
+    pub fn statistics(&self) -> Result<Statistics, CommandVmmError> {
+        match self.command(Command::Statistics)? {
+            Outcome::Statistics(statistics) => Ok(statistics),
+            other => Err(CommandVmmError::Refused {
+                command: Command::Statistics,
+                message: format!("it answered {other:?}"),
+            }),
+        }
+    }
+
+    /// Stops the guest's vCPUs.
+    ///
+    /// # Errors
+    /// [`CommandVmmError`] when the VMM does not answer.
+    pub fn pause(&self) -> Result<(), CommandVmmError> {
+        self.command(Command::Pause).map(|_| ())
+    }
+
+    /// Lets the guest's vCPUs go on.
+    ///
+    /// # Errors
+    /// [`CommandVmmError`] when the VMM does not answer.
+    pub fn resume(&self) -> Result<(), CommandVmmError> {
+        self.command(Command::Resume).map(|_| ())
+    }
+
+    /// Pauses the guest, writes all of it into three empty files, and lets it go on.
+    ///
+    /// # Errors
+    /// [`CommandVmmError`] when the VMM does not answer or a file cannot be written.
+    pub fn save(&self, memory: &File, state: &File, disk: &File) -> Result<(), CommandVmmError> {
+        let files = [memory.as_fd(), state.as_fd(), disk.as_fd()];
+        let command = Command::Snapshot;
+        let ended = CommandVmmError::Ended {
+            command: command.clone(),
+        };
+        self.pause()?;
+        let saved = self
+            .with_machine(|machine| machine.vmm.command(command, &files, SAVE_LIMIT))
+            .ok_or(ended)?;
+        self.resume()?;
+        saved.map(|_| ())
+    }
+
+    fn command(&self, command: Command) -> Result<Outcome, CommandVmmError> {
+        let ended = CommandVmmError::Ended {
+            command: command.clone(),
+        };
+        self.with_machine(|machine| machine.vmm.command(command, &[], COMMAND_LIMIT))
+            .ok_or(ended)?
+    }
+
+    fn with_machine<T>(&self, act: impl FnOnce(&mut Machine) -> T) -> Option<T> {
+        self.machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+            .map(act)
+    }
+
+    /// Destroys the sandbox; tells how the machine ended if it had ended by itself before, with the
+    /// end of its console.
+    pub async fn end(&self) -> Option<(Ended, String)> {
+        let machine = self
+            .machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()?;
+        let ended_before = tokio::task::spawn_blocking(move || {
+            let mut machine = machine;
+            let ran = machine.vmm.is_running();
+            machine.end().ok().filter(|_| !ran)
+        });
+        ended_before.await.ok().flatten()
+    }
+}
+
+async fn identify(agent: &AgentClient, unique: &Uniqueness) -> Result<(), SandboxError> {
+    let hostname = format!("mayfly-{}", &unique.machine_id[..8]);
+    match tokio::time::timeout(IDENTITY_LIMIT, agent.identify(unique, &hostname)).await {
+        Ok(proven) => proven,
+        Err(_) => Err(SandboxError::Lost(format!(
+            "no answer within {IDENTITY_LIMIT:?}"
+        ))),
+    }
+}
+
+fn refused(machine: Machine, why: SandboxError) -> RestoreError {
+    let (how, console) = match machine.end() {
+        Ok((ended, console)) => (ended.to_string(), console),
+        Err(error) => (error.to_string(), String::new()),
+    };
+    RestoreError::Identity { why, how, console }
+}
+
+impl Sandbox for MicroVm {
+    async fn exec(&self, request: ExecRequest) -> Result<Exec, SandboxError> {
+        self.agent.exec(request).await
+    }
+
+    async fn write_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), SandboxError> {
+        self.agent.write_file(path, mode, content).await
+    }
+
+    async fn read_file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, SandboxError> {
+        self.agent.read_file(path, limit).await
+    }
+
+    async fn copy_in(
+        &self,
+        directory: &str,
+        tar: impl AsyncRead + Send + Unpin,
+    ) -> Result<(), SandboxError> {
+        self.agent.copy_in(directory, tar).await
+    }
+
+    async fn copy_out(
+        &self,
+        path: &str,
+        sink: impl AsyncWrite + Send + Unpin,
+    ) -> Result<(), SandboxError> {
+        self.agent.copy_out(path, sink).await
+    }
+
+    async fn remove(&self, path: &str) -> Result<(), SandboxError> {
+        self.agent.remove(path).await
+    }
+}
