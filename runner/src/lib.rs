@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkout;
+pub mod cli;
 pub mod config;
 pub mod expression;
 pub mod job;

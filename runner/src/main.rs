@@ -1,4 +1,8 @@
 //! The `mayfly` command.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mayfly::cli::main()
+}

@@ -1,0 +1,226 @@
+//! The single checks of `mayfly doctor`, each of which reads the machine and changes nothing.
+
+use std::{env, fs, path::Path};
+
+use mayfly_images::store::ImageStore;
+use mayfly_vmm::probe::{self, KvmStatus};
+
+use super::Check;
+use crate::{config::Installation, sandbox::template};
+
+/// Memory below which not even one small sandbox is comfortable.
+const LOW_MEMORY_MIB: u64 = 1024;
+/// Free disk below which an image build is likely to fail.
+const LOW_DISK_GIB: u64 = 5;
+
+/// Runs every check, in the order in which a person would mend them.
+pub fn all(installation: &Installation) -> Vec<Check> {
+    let kvm = probe::probe();
+    let usable = matches!(kvm, KvmStatus::Usable { .. });
+    vec![
+        cpu(),
+        kvm_check(&kvm),
+        emulator(usable, installation),
+        memory(),
+        disk(&installation.state),
+        cgroup(),
+        programs(installation),
+        build_tools(),
+        images(&installation.state),
+        snapshots(installation),
+    ]
+}
+
+fn cpu() -> Check {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        info.lines()
+            .find(|line| line.starts_with(name))
+            .and_then(|line| line.split_once(':'))
+            .map(|(_, value)| value.trim().to_owned())
+            .unwrap_or_default()
+    };
+    let model = field("model name");
+    let cores = info
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
+    let found = format!("{model}, {cores} logical CPUs");
+    if field("flags")
+        .split_whitespace()
+        .any(|flag| flag == "vmx" || flag == "svm")
+    {
+        return Check::pass("cpu", found);
+    }
+    Check::warn(
+        "cpu",
+        format!("{found}, neither VT-x nor SVM"),
+        "turn virtualization on in the firmware, or nested virtualization on the host above",
+    )
+}
+
+fn kvm_check(status: &KvmStatus) -> Check {
+    let emulated = "jobs run under emulation until then, which is many times slower";
+    match status {
+        KvmStatus::Usable { .. } => Check::pass("kvm", status.to_string()),
+        KvmStatus::NotPermitted => Check::fail(
+            "kvm",
+            status.to_string(),
+            "add this user to the group that owns it: sudo usermod -aG kvm $USER, then log in again",
+        ),
+        KvmStatus::Absent => Check::warn(
+            "kvm",
+            status.to_string(),
+            format!(
+                "load kvm_intel or kvm_amd, or use a machine with (nested) virtualization; {emulated}"
+            ),
+        ),
+        KvmStatus::Unusable { .. } => Check::warn(
+            "kvm",
+            status.to_string(),
+            format!("use a machine whose KVM runs Linux guests; {emulated}"),
+        ),
+    }
+}
+
+fn emulator(kvm_usable: bool, installation: &Installation) -> Check {
+    if kvm_usable {
+        return Check::pass("emulator", "not needed");
+    }
+    let found = installation.softkvm().is_ok() && in_path("qemu-system-x86_64");
+    if found {
+        return Check::pass("emulator", "softkvm and qemu-system-x86_64");
+    }
+    Check::fail(
+        "emulator",
+        "incomplete",
+        "run deploy/prerequisites.sh, then deploy/build.sh",
+    )
+}
+
+fn memory() -> Check {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let mib = |name: &str| {
+        info.lines()
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .unwrap_or(0)
+            / 1024
+    };
+    let (available, total) = (mib("MemAvailable:"), mib("MemTotal:"));
+    let found = format!("{available} MiB available of {total} MiB");
+    if available >= LOW_MEMORY_MIB {
+        return Check::pass("memory", found);
+    }
+    Check::warn(
+        "memory",
+        found,
+        "free memory or run jobs with a smaller --memory",
+    )
+}
+
+fn disk(state: &Path) -> Check {
+    let existing = state
+        .ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"));
+    match rustix::fs::statvfs(existing) {
+        Ok(stat) => {
+            let gib = stat.f_bavail.saturating_mul(stat.f_frsize) >> 30;
+            let found = format!("{gib} GiB free for {}", state.display());
+            if gib >= LOW_DISK_GIB {
+                return Check::pass("disk", found);
+            }
+            Check::warn(
+                "disk",
+                found,
+                "free some, or set MAYFLY_STATE to a folder on a larger disk",
+            )
+        }
+        Err(error) => Check::fail(
+            "disk",
+            format!("{}: {error}", existing.display()),
+            "set MAYFLY_STATE to a folder that this user can write",
+        ),
+    }
+}
+
+fn cgroup() -> Check {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return Check::pass("cgroup", "version 2");
+    }
+    Check::warn(
+        "cgroup",
+        "version 2 is not mounted at /sys/fs/cgroup",
+        "boot with systemd.unified_cgroup_hierarchy=1; restores are slower with version 1",
+    )
+}
+
+fn programs(installation: &Installation) -> Check {
+    match installation.vmm().and_then(|_| installation.agent()) {
+        Ok(_) => Check::pass("programs", "mayfly-vmm and mayfly-guest are beside mayfly"),
+        Err(error) => Check::fail("programs", error.to_string(), "run deploy/build.sh"),
+    }
+}
+
+fn build_tools() -> Check {
+    let missing: Vec<_> = ["git", "mmdebstrap", "mke2fs", "npm"]
+        .into_iter()
+        .filter(|tool| !in_path(tool))
+        .collect();
+    if missing.is_empty() {
+        return Check::pass("tools", "git, mmdebstrap, mke2fs and npm");
+    }
+    Check::warn(
+        "tools",
+        format!("not found: {}", missing.join(", ")),
+        "image builds need them: run deploy/prerequisites.sh",
+    )
+}
+
+fn images(state: &Path) -> Check {
+    match ImageStore::open(state).and_then(|store| store.list()) {
+        Ok(images) if images.is_empty() => {
+            Check::warn("images", "none", "run `mayfly image build minimal`")
+        }
+        Ok(images) => {
+            let names: Vec<_> = images
+                .iter()
+                .flat_map(|image| image.names.clone())
+                .collect();
+            Check::pass("images", names.join(", "))
+        }
+        Err(error) => Check::fail(
+            "images",
+            error.to_string(),
+            "repair or remove the state folder",
+        ),
+    }
+}
+
+fn snapshots(installation: &Installation) -> Check {
+    match template::list(installation) {
+        Ok(snapshots) if snapshots.is_empty() => {
+            Check::warn("snapshots", "none", "the first `mayfly run` makes one")
+        }
+        Ok(snapshots) => Check::pass("snapshots", format!("{} ready", snapshots.len())),
+        Err(error) => Check::fail(
+            "snapshots",
+            error.to_string(),
+            "run `mayfly snapshot rm --all`",
+        ),
+    }
+}
+
+fn in_path(program: &str) -> bool {
+    // mke2fs lies in /usr/sbin, which is not in every user's PATH.
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
+}

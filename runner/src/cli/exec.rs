@@ -1,0 +1,206 @@
+//! `mayfly exec`: one command in a fresh sandbox.
+
+use std::{
+    io::{self, Read, Write},
+    thread,
+};
+
+use clap::Args;
+use tokio::{signal::unix::SignalKind, sync::mpsc};
+
+use mayfly_vmm::process::Ended;
+
+use super::{CommandResult, Exit, Failure, copy, interrupt::Interrupts, kvm, machine::MachineArgs};
+use crate::{
+    config::Installation,
+    sandbox::{Exec, ExecEvent, ExecInput, ExecRequest, Sandbox, SandboxError, microvm::MicroVm},
+};
+
+/// Runs one command in a fresh sandbox; streams, exit code and signals pass through.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  mayfly exec -- uname -a\n  mayfly exec --cpus 2 --memory 4G --env CI=true -- sh -c 'echo $CI'\n  \
+                        mayfly exec --copy-in .:/src --copy-out /src/out:out -- make -C /src\n\n\
+                        Exit codes: the command's own (128 + N when signal N killed it), 2 wrong command line,\n\
+                        3 no sandbox could be had, or it was lost."
+)]
+pub struct ExecArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Set an environment variable; without `=V` its value here is taken over.
+    #[arg(long, short, value_name = "K[=V]")]
+    env: Vec<String>,
+    /// Working directory in the sandbox.
+    #[arg(long, value_name = "DIR", default_value = "/root")]
+    workdir: String,
+    /// User in the sandbox, by name or number.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Copy a file or folder in before the command starts.
+    #[arg(long, value_name = "SRC:DST")]
+    copy_in: Vec<copy::CopySpec>,
+    /// Copy a file or folder out after the command ended, whatever its exit code.
+    #[arg(long, value_name = "SRC:DST")]
+    copy_out: Vec<copy::CopySpec>,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// `PATH` of a command for which the caller names none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub fn exec(args: &ExecArgs, mode: kvm::KvmMode) -> CommandResult {
+    let env = environment(&args.env)?;
+    let sources = args
+        .copy_in
+        .iter()
+        .map(copy::Source::open)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(Failure::usage)?;
+    for spec in &args.copy_out {
+        copy::check_destination(spec).map_err(Failure::usage)?;
+    }
+    kvm::ensure(mode)?;
+    let installation = Installation::locate()?;
+    super::runtime()?.block_on(async {
+        let mut interrupts = Interrupts::take()?;
+        let launcher = interrupts
+            .guard(args.machine.launcher(installation))
+            .await?;
+        let sandbox = interrupts.guard(launcher.restore()).await?;
+        let result = in_sandbox(args, env, sources, &sandbox).await;
+        let ended = sandbox.end().await;
+        result.map_err(|failure| explain(failure, ended))
+    })
+}
+
+/// Adds how the machine ended, where it ended by itself.
+fn explain(failure: Failure, ended: Option<(Ended, String)>) -> Failure {
+    let Some((ended, console)) = ended else {
+        return failure;
+    };
+    tracing::info!("the end of the console:\n{console}");
+    Failure {
+        exit: failure.exit,
+        cause: failure.cause.context(ended.to_string()),
+    }
+}
+
+async fn in_sandbox(
+    args: &ExecArgs,
+    env: Vec<(String, String)>,
+    sources: Vec<copy::Source>,
+    sandbox: &MicroVm,
+) -> CommandResult {
+    for source in sources {
+        source.send(sandbox).await?;
+    }
+    let request = ExecRequest {
+        argv: args.command.clone(),
+        env,
+        cwd: args.workdir.clone(),
+        user: args.user.clone(),
+        stdin: true,
+    };
+    let exit = match sandbox.exec(request).await {
+        // As shells do: 127 for a command that is not there or cannot be started.
+        Err(SandboxError::Refused { what, why }) => {
+            eprintln!("mayfly: {what}: {why}");
+            Exit::Command(127)
+        }
+        exec => stream(exec?).await?,
+    };
+    for spec in &args.copy_out {
+        copy::receive(sandbox, spec).await?;
+    }
+    Ok(exit)
+}
+
+/// Connects the process to this one's streams and signals until it ends.
+async fn stream(mut exec: Exec) -> CommandResult {
+    forward_stdin(exec.input.clone());
+    forward_signals(&exec.input)?;
+    while let Some(event) = exec.events.recv().await {
+        match event {
+            ExecEvent::Stdout(bytes) => write_all(&mut io::stdout().lock(), &bytes)?,
+            ExecEvent::Stderr(bytes) => write_all(&mut io::stderr().lock(), &bytes)?,
+            ExecEvent::Exited(status) => {
+                return Ok(Exit::Command(
+                    u8::try_from(status.code()).unwrap_or(u8::MAX),
+                ));
+            }
+        }
+    }
+    Err(anyhow::anyhow!(
+        "the sandbox ended before the command did; see its console with MAYFLY_LOG=info"
+    )
+    .into())
+}
+
+fn write_all(sink: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    sink.write_all(bytes).and_then(|()| sink.flush())
+}
+
+/// Reads stdin on a thread of its own: a blocking read of a terminal cannot be cancelled, and must
+/// not keep the runtime from ending.
+fn forward_stdin(input: mpsc::Sender<ExecInput>) {
+    thread::spawn(move || {
+        let mut stdin = io::stdin();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match stdin.read(&mut buffer) {
+                Ok(0) | Err(_) => {
+                    let _ = input.blocking_send(ExecInput::StdinEnd);
+                    return;
+                }
+                Ok(read) => {
+                    if input
+                        .blocking_send(ExecInput::Stdin(buffer[..read].to_vec()))
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Passes interrupt, termination, hang-up and quit to the command's process group.
+fn forward_signals(input: &mpsc::Sender<ExecInput>) -> io::Result<()> {
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+    ] {
+        let mut signals = tokio::signal::unix::signal(kind)?;
+        let input = input.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if input
+                    .send(ExecInput::Signal(kind.as_raw_value()))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+fn environment(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let mut env = vec![
+        ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
+        ("HOME".to_owned(), "/root".to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ];
+    for (name, value) in super::pairs::parse_all(given).map_err(Failure::usage)? {
+        env.retain(|(known, _)| *known != name);
+        env.push((name, value));
+    }
+    Ok(env)
+}

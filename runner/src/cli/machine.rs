@@ -1,0 +1,84 @@
+//! Arguments that say which machine a sandbox is, and the sandboxes made from them.
+
+use std::thread;
+
+use clap::Args;
+use mayfly_images::{progress::Progress, store::ImageStore};
+use mayfly_vmm::config::MachineConfig;
+
+use super::{Failure, progress::Steps, size::parse_mib};
+use crate::{
+    config::Installation,
+    sandbox::{
+        microvm::{MicroVm, RestoreError},
+        template::Template,
+    },
+};
+
+/// Default memory of a sandbox in MiB: enough for a compiler, small enough for many.
+const DEFAULT_MEMORY_MIB: u64 = 2048;
+/// Most vCPUs of a sandbox, the limit of the VMM.
+const MAX_CPUS: u8 = 32;
+
+/// Image and size of a sandbox.
+#[derive(Debug, Clone, Args)]
+pub struct MachineArgs {
+    /// Image of the sandbox, by name or by the beginning of its digest.
+    #[arg(long, value_name = "NAME", default_value = "minimal")]
+    image: String,
+    /// vCPUs of the sandbox; by default this machine's, at most 4.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
+    cpus: Option<u8>,
+    /// Memory of the sandbox, like 2G or 512M.
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib, default_value_t = DEFAULT_MEMORY_MIB)]
+    memory: u64,
+}
+
+/// Restores sandboxes of one template.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    installation: Installation,
+    template: Template,
+}
+
+impl MachineArgs {
+    /// Opens or makes the template, with progress on stderr.
+    pub async fn launcher(&self, installation: Installation) -> Result<Launcher, Failure> {
+        let image = ImageStore::open(&installation.state)?.get(&self.image)?;
+        let mut steps = Steps::new();
+        let mut listener = |event| steps.show(event);
+        let template = Template::ensure(
+            &installation,
+            image,
+            self.size(),
+            &mut Progress::new(&mut listener),
+        )
+        .await?;
+        steps.finish();
+        Ok(Launcher {
+            installation,
+            template,
+        })
+    }
+
+    fn size(&self) -> MachineConfig {
+        let here =
+            thread::available_parallelism().map_or(1, |n| u8::try_from(n.get()).unwrap_or(4));
+        MachineConfig {
+            vcpus: self.cpus.unwrap_or(here.min(4)),
+            memory_mib: self.memory,
+        }
+    }
+}
+
+impl Launcher {
+    /// Restores a sandbox that has proven its identity.
+    pub async fn restore(&self) -> Result<MicroVm, RestoreError> {
+        MicroVm::restore(&self.installation, &self.template).await
+    }
+
+    /// The template.
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+}

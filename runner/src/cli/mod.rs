@@ -1,0 +1,144 @@
+//! The command line: one file per command, exit codes by meaning.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod copy;
+mod doctor;
+mod exec;
+mod image;
+mod interrupt;
+mod kvm;
+mod machine;
+mod pairs;
+mod progress;
+mod run;
+mod size;
+mod snapshot;
+
+/// What `mayfly` tells its caller by its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All that was asked for succeeded.
+    Success,
+    /// A job failed, or a check found a failure.
+    Failed,
+    /// The workflow file or the command line is wrong.
+    Usage,
+    /// This machine, its images or its snapshots cannot do it.
+    Machine,
+    /// The exit code of a command that ran in a sandbox.
+    Command(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Success => Self::SUCCESS,
+            Exit::Failed => Self::from(1),
+            Exit::Usage => Self::from(2),
+            Exit::Machine => Self::from(3),
+            Exit::Command(code) => Self::from(code),
+        }
+    }
+}
+
+/// Why a command did not do what it was asked, with the exit code that says so.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What happened, on what, and what to do next.
+    pub cause: anyhow::Error,
+}
+
+impl Failure {
+    /// The caller's mistake: exit code 2.
+    pub fn usage(cause: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit: Exit::Usage,
+            cause: cause.into(),
+        }
+    }
+}
+
+/// Whatever a command could not foresee is the machine's fault: exit code 3.
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(cause: E) -> Self {
+        Self {
+            exit: Exit::Machine,
+            cause: cause.into(),
+        }
+    }
+}
+
+/// What a command returns.
+pub type CommandResult = Result<Exit, Failure>;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "mayfly",
+    version,
+    about = "GitHub Actions jobs, each in a fresh microVM restored from a snapshot",
+    after_help = "Exit codes: 0 success, 1 a job failed, 2 wrong workflow or command line, \
+                  3 the machine cannot do it."
+)]
+struct Cli {
+    /// How to reach KVM: auto emulates a machine where KVM is unusable, require refuses instead,
+    /// soft always emulates.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        env = "MAYFLY_KVM"
+    )]
+    kvm: kvm::KvmMode,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Exec(exec::ExecArgs),
+    Image(image::ImageArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Parses the command line, runs the command, reports its failure on stderr.
+#[must_use]
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MAYFLY_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args, cli.kvm),
+        Command::Exec(args) => exec::exec(&args, cli.kvm),
+        Command::Image(args) => image::image(&args),
+        Command::Snapshot(args) => snapshot::snapshot(&args, cli.kvm),
+        Command::Doctor(args) => doctor::doctor(&args),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("mayfly: {:#}", failure.cause);
+            failure.exit.into()
+        }
+    }
+}
+
+/// The runtime of a command that talks to sandboxes.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}

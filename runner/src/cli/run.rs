@@ -1,0 +1,193 @@
+//! `mayfly run`: the jobs of a workflow file, each in a sandbox of its own.
+
+mod choose;
+mod job;
+mod output;
+mod schedule;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::Args;
+use secrecy::SecretString;
+
+use super::{
+    CommandResult, Exit, Failure, interrupt::Interrupts, kvm, machine::MachineArgs, pairs,
+};
+use crate::{
+    checkout::Checkout,
+    config::Installation,
+    workflow::{
+        self, Loaded,
+        github::{self, Event},
+        plan::{Plan, RunInputs},
+    },
+};
+use job::JobRunner;
+use output::Output;
+use schedule::Schedule;
+
+/// Runs the jobs of a workflow file, each in a fresh sandbox.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  mayfly run .github/workflows/ci.yml\n  mayfly run ci.yml --job test --secret TOKEN\n  \
+                        mayfly run --json | jq -r 'select(.event == \"job_finished\") | [.name, .result] | @tsv'\n\n\
+                        The checkout at hand (tracked files, and untracked ones that no ignore rule names) is copied\n\
+                        into GITHUB_WORKSPACE of each sandbox; nothing on this machine changes.\n\n\
+                        Exit codes: 0 all jobs succeeded, 1 a job failed, 2 the workflow or the command line is wrong,\n\
+                        3 the machine cannot do it, 128 + N ended by signal N."
+)]
+pub struct RunArgs {
+    /// The workflow file; without one, the only file in .github/workflows.
+    workflow: Option<PathBuf>,
+    /// Run only this job and the jobs that it needs.
+    #[arg(long, value_name = "ID")]
+    job: Option<String>,
+    /// Set an environment variable for every step; without `=V` its value here is taken over.
+    #[arg(long, short, value_name = "K[=V]")]
+    env: Vec<String>,
+    /// Set a secret; without `=V` its value is taken from the environment here, which keeps it
+    /// out of the process list.
+    #[arg(long, short, value_name = "K[=V]")]
+    secret: Vec<String>,
+    /// Read secrets from a file of NAME=VALUE lines.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// How many jobs may run at the same time.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
+    /// Print events as JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
+    let path = match &args.workflow {
+        Some(path) => path.clone(),
+        None => choose::only_workflow(Path::new(".github/workflows")).map_err(Failure::usage)?,
+    };
+    let Loaded {
+        workflow: file,
+        findings,
+    } = workflow::load(&path).map_err(Failure::usage)?;
+    let checkout = Checkout::containing(Path::new(".")).map_err(Failure::usage)?;
+    let secrets = secrets(args)?;
+    let env = pairs::parse_all(&args.env).map_err(Failure::usage)?;
+    let repository = github::Checkout::read(checkout.root());
+    let github = repository.context(file.name.as_deref(), &file.path, &Event::default());
+    let plan = Plan::new(
+        file,
+        RunInputs {
+            github,
+            secrets,
+            ..RunInputs::default()
+        },
+    );
+    let selected = choose::selected(&plan, args.job.as_deref()).map_err(Failure::usage)?;
+
+    // From here on a machine is needed; a wrong workflow was told before one was asked for.
+    kvm::ensure(mode)?;
+    if !findings.diagnostics.is_empty() {
+        eprint!("{findings}");
+    }
+    for submodule in checkout.submodules() {
+        eprintln!("mayfly: not copied: {} (a submodule)", submodule.display());
+    }
+    super::runtime()?.block_on(jobs(args, Arc::new(plan), selected, checkout, env))
+}
+
+async fn jobs(
+    args: &RunArgs,
+    plan: Arc<Plan>,
+    selected: Vec<String>,
+    checkout: Checkout,
+    env: Vec<(String, String)>,
+) -> CommandResult {
+    let mut interrupts = Interrupts::take()?;
+    let installation = Installation::locate()?;
+    let launcher = interrupts
+        .guard(args.machine.launcher(installation))
+        .await?;
+    let output = Arc::new(Output::new(args.json, selected.len() > 1));
+    let runner = Arc::new(JobRunner::new(launcher, checkout, env, Arc::clone(&output)));
+    let schedule = Schedule::new(plan, selected, runner, usize::from(args.jobs));
+    let exit = schedule.run(&mut interrupts).await;
+    output.finish()?;
+    exit
+}
+
+/// Secrets of the file, then those of the command line, which win.
+fn secrets(args: &RunArgs) -> Result<Vec<(String, SecretString)>, Failure> {
+    let mut secrets: Vec<(String, SecretString)> = Vec::new();
+    let mut add = |name: String, value: String| {
+        secrets.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
+        secrets.push((name, value.into()));
+    };
+    if let Some(path) = &args.secret_file {
+        let text = fs::read_to_string(path).map_err(|error| {
+            Failure::usage(anyhow::anyhow!("cannot read {}: {error}", path.display()))
+        })?;
+        for (number, line) in text.lines().enumerate() {
+            let (name, value) = secret_line(line).map_err(|why| {
+                Failure::usage(anyhow::anyhow!("{}:{}: {why}", path.display(), number + 1))
+            })?;
+            if let Some(name) = name {
+                add(name, value);
+            }
+        }
+    }
+    for (name, value) in pairs::parse_all(&args.secret).map_err(Failure::usage)? {
+        add(name, value);
+    }
+    Ok(secrets)
+}
+
+/// One line of a secret file; nothing for a blank line or a comment. No message repeats a value.
+fn secret_line(line: &str) -> Result<(Option<String>, String), &'static str> {
+    let line = line.trim_start();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok((None, String::new()));
+    }
+    match line.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((Some(name.trim().to_owned()), value.to_owned()))
+        }
+        _ => Err("not NAME=VALUE"),
+    }
+}
+
+/// The exit code of a run in which these things happened.
+fn exit_of(failed: bool, machine: bool) -> Exit {
+    match (machine, failed) {
+        (true, _) => Exit::Machine,
+        (false, true) => Exit::Failed,
+        (false, false) => Exit::Success,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{exit_of, secret_line};
+    use crate::cli::Exit;
+
+    #[test]
+    fn a_secret_file_has_names_values_comments_and_blank_lines() {
+        assert_eq!(secret_line("A=b=c "), Ok((Some("A".into()), "b=c ".into())));
+        assert_eq!(secret_line("# A=b"), Ok((None, String::new())));
+        assert_eq!(secret_line("   "), Ok((None, String::new())));
+        assert!(secret_line("hunter2").is_err());
+        assert!(secret_line("=hunter2").is_err());
+    }
+
+    #[test]
+    fn a_machine_that_failed_is_not_told_as_a_job_that_failed() {
+        assert_eq!(exit_of(true, true), Exit::Machine);
+        assert_eq!(exit_of(true, false), Exit::Failed);
+        assert_eq!(exit_of(false, false), Exit::Success);
+    }
+}

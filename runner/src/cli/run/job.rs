@@ -1,0 +1,191 @@
+//! One job: a sandbox restored for it, the checkout copied in, its steps executed, the sandbox
+//! destroyed.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::io::SyncIoBridge;
+
+use super::output::Output;
+use crate::{
+    checkout::{Checkout, CheckoutError},
+    cli::machine::Launcher,
+    expression::value::Object,
+    job::{
+        self, Cancellation, Options,
+        layout::{Layout, WORK},
+        outcome::{Conclusion, JobOutcome},
+    },
+    sandbox::{
+        SandboxError,
+        microvm::{MicroVm, RestoreError},
+    },
+    workflow::plan::{self, JobResult, JobRun},
+};
+
+/// Bytes that may wait between packing and unpacking of the checkout.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// Runs jobs, each in a sandbox of its own.
+#[derive(Debug)]
+pub struct JobRunner {
+    launcher: Launcher,
+    checkout: Arc<Checkout>,
+    env: Vec<(String, String)>,
+    /// Where events go.
+    pub output: Arc<Output>,
+}
+
+/// Why the machine could not run a job.
+#[derive(Debug, thiserror::Error)]
+pub enum RunJobError {
+    /// No sandbox.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// The checkout could not be packed.
+    #[error(transparent)]
+    Checkout(#[from] CheckoutError),
+    /// The checkout could not be copied in.
+    #[error("copying the checkout: {0}")]
+    Copy(#[source] SandboxError),
+    /// The machine ended under the job.
+    #[error("the sandbox of this job was lost: {0}")]
+    Lost(String),
+}
+
+impl JobRunner {
+    /// A runner of jobs from one template and one checkout.
+    pub fn new(
+        launcher: Launcher,
+        checkout: Checkout,
+        env: Vec<(String, String)>,
+        output: Arc<Output>,
+    ) -> Self {
+        Self {
+            launcher,
+            checkout: Arc::new(checkout),
+            env,
+            output,
+        }
+    }
+
+    /// Runs one job to its end. The outcome of a job whose sandbox was lost is in its log already;
+    /// the error says how the machine ended.
+    pub async fn run(
+        &self,
+        run: &JobRun,
+        cancellation: Cancellation,
+    ) -> (plan::JobOutcome, Option<RunJobError>) {
+        if cancellation.is_requested() {
+            self.output
+                .not_started(&run.request.job_display_name, Conclusion::Cancelled)
+                .await;
+            return (outcome(Conclusion::Cancelled), None);
+        }
+        let sandbox = tokio::select! {
+            biased;
+            () = cancellation.requested() => {
+                self.output.not_started(&run.request.job_display_name, Conclusion::Cancelled).await;
+                return (outcome(Conclusion::Cancelled), None);
+            }
+            prepared = self.prepare(run) => prepared,
+        };
+        let sandbox = match sandbox {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                self.output
+                    .not_started(&run.request.job_display_name, Conclusion::Failure)
+                    .await;
+                return (outcome(Conclusion::Failure), Some(error));
+            }
+        };
+        let options = self.options(run);
+        let done = job::execute(
+            &run.request,
+            &options,
+            &sandbox,
+            &*self.output,
+            cancellation,
+        )
+        .await;
+        let lost = sandbox.end().await.map(|(ended, console)| {
+            tracing::info!("the end of the console:\n{console}");
+            RunJobError::Lost(ended.to_string())
+        });
+        (needs_outcome(run, done), lost)
+    }
+
+    async fn prepare(&self, run: &JobRun) -> Result<MicroVm, RunJobError> {
+        let sandbox = self.launcher.restore().await?;
+        let context = run
+            .request
+            .context_data
+            .get("github")
+            .and_then(|github| github.as_object());
+        let repository = context
+            .and_then(|github| github.get("repository"))
+            .and_then(|name| name.as_str())
+            .unwrap_or_default();
+        self.copy_checkout(&sandbox, &Layout::new(WORK, repository).workspace)
+            .await?;
+        Ok(sandbox)
+    }
+
+    async fn copy_checkout(&self, sandbox: &MicroVm, workspace: &str) -> Result<(), RunJobError> {
+        let (writer, reader) = tokio::io::duplex(PIPE_BYTES);
+        let writer = SyncIoBridge::new(writer);
+        let checkout = Arc::clone(&self.checkout);
+        let packer = tokio::task::spawn_blocking(move || checkout.write_tar(writer));
+        let user = self.user();
+        let copied = sandbox
+            .agent()
+            .copy_in_as(workspace, user.as_deref(), reader)
+            .await;
+        match packer.await {
+            // The sandbox hung up first: its words are the cause.
+            Ok(Err(_)) if copied.is_err() => copied.map_err(RunJobError::Copy),
+            Ok(packed) => {
+                packed?;
+                copied.map_err(RunJobError::Copy)
+            }
+            Err(panicked) => Err(RunJobError::Lost(panicked.to_string())),
+        }
+    }
+
+    fn user(&self) -> Option<String> {
+        self.launcher.template().image.manifest.config.user.clone()
+    }
+
+    fn options(&self, run: &JobRun) -> Options {
+        let mut options = Options::for_user(self.user().as_deref());
+        let image = self.launcher.template().image.manifest.config.env.clone();
+        options.environment.extend(image);
+        options.environment.extend(self.env.iter().cloned());
+        options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
+        options
+    }
+}
+
+/// A job's outcome as the jobs that need it see it.
+fn needs_outcome(run: &JobRun, done: JobOutcome) -> plan::JobOutcome {
+    let mut seen = outcome(done.result);
+    if run.continue_on_error && seen.result == JobResult::Failure {
+        seen.result = JobResult::Success;
+    }
+    for (name, value) in done.outputs {
+        seen.outputs.insert(&name, value);
+    }
+    seen
+}
+
+fn outcome(conclusion: Conclusion) -> plan::JobOutcome {
+    let result = match conclusion {
+        Conclusion::Success => JobResult::Success,
+        Conclusion::Failure => JobResult::Failure,
+        Conclusion::Cancelled => JobResult::Cancelled,
+        Conclusion::Skipped => JobResult::Skipped,
+    };
+    plan::JobOutcome {
+        result,
+        outputs: Object::new(),
+    }
+}
