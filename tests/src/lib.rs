@@ -1,1 +1,173 @@
-//! End-to-end scenarios with real guests.
+//! What end-to-end scenarios share: the installation under test, a state folder with an image, and
+//! the `mayfly` command as a user calls it.
+#![forbid(unsafe_code)]
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Output, Stdio},
+    sync::OnceLock,
+};
+
+use libtest_mimic::{Arguments, Trial};
+use mayfly::config::Installation;
+use mayfly_vmm::{probe, softkvm};
+
+pub mod conditions;
+pub mod guests;
+pub mod processes;
+
+/// Image that the scenarios run in.
+pub const IMAGE: &str = "minimal";
+
+/// The programs under test and the state folder that the scenarios share.
+#[derive(Debug)]
+pub struct Bench {
+    /// Folder with `mayfly`, `mayfly-vmm`, `mayfly-guest` and `softkvm`.
+    pub programs: PathBuf,
+    /// State folder with the image.
+    pub state: PathBuf,
+}
+
+/// The installation that `tests/run.sh` prepared.
+///
+/// # Panics
+/// When it is not there: these tests need `tests/run.sh` (or its first steps) to have run.
+pub fn bench() -> &'static Bench {
+    static BENCH: OnceLock<Bench> = OnceLock::new();
+    BENCH.get_or_init(|| {
+        let root = repository();
+        let programs = env::var_os("MAYFLY_PROGRAMS").map_or_else(
+            || {
+                let target = env::var_os("CARGO_TARGET_DIR")
+                    .map_or_else(|| root.join("target"), PathBuf::from);
+                target.join("release")
+            },
+            PathBuf::from,
+        );
+        let state = env::var_os("MAYFLY_STATE").map_or_else(
+            || PathBuf::from(env::var_os("HOME").expect("HOME is set")).join(".cache/mayfly/tests"),
+            PathBuf::from,
+        );
+        assert!(
+            programs.join("mayfly").is_file(),
+            "{} is missing; run tests/run.sh, or deploy/build.sh first",
+            programs.join("mayfly").display()
+        );
+        Bench { programs, state }
+    })
+}
+
+impl Bench {
+    /// The installation as the library sees it.
+    #[must_use]
+    pub fn installation(&self) -> Installation {
+        Installation::at(self.state.clone(), self.programs.clone())
+    }
+
+    /// A `mayfly` command with the shared state folder and no terminal.
+    pub fn mayfly<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(self.programs.join("mayfly"));
+        command
+            .args(arguments)
+            .env("MAYFLY_STATE", &self.state)
+            .env("MAYFLY_KVM", "require")
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+/// Top folder of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .to_owned()
+}
+
+/// Runs a command to its end and returns what it said.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn finish(mut command: Command) -> Ended {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    Ended::from(output)
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Exit code, or -1 when a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ended {
+    /// Asserts the exit code, showing all that was said if it is another.
+    ///
+    /// # Panics
+    /// When the code is another.
+    #[must_use]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(
+            self.code, code,
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout, self.stderr
+        );
+        self
+    }
+}
+
+/// Runs a group of scenarios: here where KVM is usable, else the whole group under softkvm.
+///
+/// Where neither can be had each scenario counts as ignored and the reason is printed.
+#[must_use]
+pub fn run_group(trials: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Guests share two or four host CPUs: scenarios that wait on each other's load prove nothing.
+    arguments.test_threads.get_or_insert(1);
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials).exit_code();
+    }
+    if let Err(why) = ensure_kvm() {
+        eprintln!("SKIPPED, counted as ignored: {why}");
+        let ignored = trials
+            .into_iter()
+            .map(|trial| trial.with_ignored_flag(true))
+            .collect();
+        return libtest_mimic::run(&arguments, ignored).exit_code();
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Returns where KVM is usable; otherwise runs this very process again on the emulated machine.
+///
+/// # Errors
+/// Why there is neither KVM nor an emulated machine.
+pub fn ensure_kvm() -> Result<(), String> {
+    let status = probe::probe();
+    if status.is_usable() {
+        return Ok(());
+    }
+    match softkvm::rerun_under(&status, &[bench().state.clone(), repository()]) {
+        Ok(never) => match never {},
+        Err(why) => Err(format!("{status}, and no emulated machine: {why}")),
+    }
+}
