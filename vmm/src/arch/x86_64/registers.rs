@@ -160,7 +160,7 @@ mod tests {
         let directory = layout::PAGE_TABLES + 0x2000;
         let entry: u64 = memory.read_obj(GuestAddress(directory + 8 * 8)).unwrap();
         assert_eq!(entry, 0x100_0000 | LARGE_PAGE);
-        assert!(layout::PAGE_TABLES + 6 * 0x1000 <= layout::CMDLINE);
+        const { assert!(layout::PAGE_TABLES + 6 * 0x1000 <= layout::CMDLINE) };
     }
 
     #[test]
