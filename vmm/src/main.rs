@@ -64,12 +64,7 @@ fn arguments() -> Result<RawFd, String> {
 }
 
 fn read_config(fd: RawFd) -> Result<VmmConfig, String> {
-    // SAFETY: F_GETFD takes no pointer; an unknown number is answered with EBADF.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return Err(format!("--config-fd {fd} is not an open descriptor"));
-    }
-    // SAFETY: the descriptor is open, and at this point nothing in this process owns one above 2.
-    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let file = File::from(take(fd)?);
     let mut document = Vec::new();
     file.take(CONFIG_MAX)
         .read_to_end(&mut document)
@@ -77,11 +72,25 @@ fn read_config(fd: RawFd) -> Result<VmmConfig, String> {
     VmmConfig::parse(&document).map_err(|error| error.to_string())
 }
 
+/// Takes ownership of an inherited descriptor that nothing in this process owns yet.
+fn take(fd: RawFd) -> Result<OwnedFd, String> {
+    // SAFETY: F_GETFD takes no pointer; an unknown number is answered with EBADF.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(format!(
+            "descriptor {fd} is not open; the parent must pass it on"
+        ));
+    }
+    // SAFETY: the descriptor is open. It is that of the configuration, before anything else is
+    // opened, or that of the control socket, which the configuration names once.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Runs the machine and tells the parent why it ended.
 fn run_reporting(config: &VmmConfig, timeline: Arc<Timeline>) -> ExitReason {
-    // SAFETY: the configuration names this descriptor once and nobody else takes it; whether it is
-    // open shows at the first use.
-    let control = ControlSocket::new(unsafe { OwnedFd::from_raw_fd(config.control_fd) });
+    let control = match take(config.control_fd) {
+        Ok(socket) => ControlSocket::new(socket),
+        Err(message) => return ExitReason::BadConfiguration { message },
+    };
     let reason = run(config, &control, timeline);
     let message = Message::Exited {
         reason: reason.clone(),
@@ -94,7 +103,11 @@ fn run_reporting(config: &VmmConfig, timeline: Arc<Timeline>) -> ExitReason {
 fn run(config: &VmmConfig, control: &ControlSocket, timeline: Arc<Timeline>) -> ExitReason {
     let kvm = match Kvm::new() {
         Ok(kvm) => kvm,
-        Err(error) => return ExitReason::internal(format!("opening /dev/kvm: {error}")),
+        Err(error) => {
+            return ExitReason::internal(format!(
+                "opening /dev/kvm: {error}; `mayfly doctor` tells what is missing"
+            ));
+        }
     };
     if config.jail.enabled
         && let Err(error) = enter_jail(config, &kvm, &timeline)

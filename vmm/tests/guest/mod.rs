@@ -167,10 +167,11 @@ impl Guest {
 
     pub fn last_tick(&mut self) -> u32 {
         let console = self.console();
-        let ticks = console
+        let mut ticks = console
             .lines()
+            .rev()
             .filter_map(|line| line.strip_prefix("tick "));
-        ticks.last().unwrap().parse().unwrap()
+        ticks.next().unwrap().parse().unwrap()
     }
 
     pub fn command(&mut self, command: Command) -> Outcome {

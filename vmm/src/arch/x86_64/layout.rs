@@ -1,7 +1,7 @@
 //! The guest's physical address map, interrupt lines and I/O ports.
 //!
 //! Everything is fixed, so that a snapshot and every machine restored from it agree without
-//! negotiation. A change here is a new [`crate::snapshot::FORMAT_VERSION`].
+//! negotiation. A change here is a new [`crate::snapshot::manifest::SNAPSHOT_VERSION`].
 
 /// Stack of the boot processor until the kernel has its own.
 pub const BOOT_STACK: u64 = 0x8ff0;
