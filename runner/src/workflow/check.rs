@@ -582,6 +582,9 @@ fn help_for(error: &ExpressionError, names: &Names) -> String {
         };
     }
     if error.message.starts_with("Unrecognized function") {
+        if symbol.eq_ignore_ascii_case("hashFiles") {
+            return "`hashFiles` is not supported yet; compute the hash in a `run` step".to_owned();
+        }
         let all = [
             "contains",
             "startsWith",
@@ -590,7 +593,6 @@ fn help_for(error: &ExpressionError, names: &Names) -> String {
             "join",
             "toJSON",
             "fromJSON",
-            "hashFiles",
             "case",
             "success",
             "failure",
