@@ -13,6 +13,7 @@ mod kvm;
 mod machine;
 mod pairs;
 mod progress;
+mod protect;
 mod run;
 mod size;
 mod snapshot;
@@ -111,6 +112,10 @@ enum Command {
 /// Parses the command line, runs the command, reports its failure on stderr.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Err(cause) = protect::protect_memory() {
+        eprintln!("mayfly: cannot keep other processes out of this one's memory: {cause}");
+        return Exit::Machine.into();
+    }
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("MAYFLY_LOG")
