@@ -13,7 +13,7 @@ use mayfly_vmm::process::Ended;
 use super::{CommandResult, Exit, Failure, copy, interrupt::Interrupts, kvm, machine::MachineArgs};
 use crate::{
     config::Installation,
-    sandbox::{Exec, ExecEvent, ExecInput, ExecRequest, Sandbox, SandboxError, microvm::MicroVm},
+    sandbox::{Exec, ExecEvent, ExecInput, ExecRequest, Sandbox, SandboxError},
 };
 
 /// Runs one command in a fresh sandbox; streams, exit code and signals pass through.
@@ -69,7 +69,7 @@ pub fn exec(args: &ExecArgs, mode: kvm::KvmMode) -> CommandResult {
             .guard(args.machine.launcher(installation))
             .await?;
         let sandbox = interrupts.guard(launcher.restore()).await?;
-        let result = in_sandbox(args, env, sources, &sandbox).await;
+        let result = in_sandbox(args, env, sources, &sandbox, interrupts).await;
         let ended = sandbox.end().await;
         result.map_err(|failure| explain(failure, ended))
     })
@@ -91,10 +91,11 @@ async fn in_sandbox(
     args: &ExecArgs,
     env: Vec<(String, String)>,
     sources: Vec<copy::Source>,
-    sandbox: &MicroVm,
+    sandbox: &impl Sandbox,
+    mut interrupts: Interrupts,
 ) -> CommandResult {
     for source in sources {
-        source.send(sandbox).await?;
+        interrupts.guard(source.send(sandbox)).await?;
     }
     let request = ExecRequest {
         argv: args.command.clone(),
@@ -103,7 +104,7 @@ async fn in_sandbox(
         user: args.user.clone(),
         stdin: true,
     };
-    let exit = match sandbox.exec(request).await {
+    let exit = match interrupts.guard(started(sandbox, request)).await? {
         // As shells do: 127 for a command that is not there or cannot be started.
         Err(SandboxError::Refused { what, why }) => {
             eprintln!("mayfly: {what}: {why}");
@@ -111,10 +112,23 @@ async fn in_sandbox(
         }
         exec => stream(exec?).await?,
     };
+    // Signals up to here were the command's; a guest that withholds its files can be left.
+    let mut interrupts = Interrupts::take()?;
     for spec in &args.copy_out {
-        copy::receive(sandbox, spec).await?;
+        interrupts.guard(copy::receive(sandbox, spec)).await?;
     }
     Ok(exit)
+}
+
+/// The start of the command. A refusal is the command's own failure, and no failure here.
+async fn started(
+    sandbox: &impl Sandbox,
+    request: ExecRequest,
+) -> Result<Result<Exec, SandboxError>, SandboxError> {
+    match sandbox.exec(request).await {
+        refused @ Err(SandboxError::Refused { .. }) => Ok(refused),
+        started => started.map(Ok),
+    }
 }
 
 /// Connects the process to this one's streams and signals until it ends.
@@ -203,4 +217,94 @@ fn environment(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
         env.push((name, value));
     }
     Ok(env)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, time::Duration};
+
+    use clap::Parser;
+    use rustix::process::{Signal, getpid, kill_process};
+    use tokio::{
+        io::{AsyncRead, AsyncWrite},
+        sync::mpsc,
+        time::{sleep, timeout},
+    };
+
+    use super::{ExecArgs, in_sandbox};
+    use crate::{
+        cli::{Exit, interrupt::Interrupts},
+        sandbox::{Exec, ExecEvent, ExecRequest, ExecStatus, Sandbox, SandboxError},
+    };
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ExecArgs,
+    }
+
+    /// A guest whose command ends well and that then withholds its files.
+    struct Withholding;
+
+    impl Sandbox for Withholding {
+        async fn exec(&self, _: ExecRequest) -> Result<Exec, SandboxError> {
+            let (sender, events) = mpsc::channel(1);
+            let ended = ExecEvent::Exited(ExecStatus::Code(0));
+            sender.send(ended).await.map_err(|_| withheld())?;
+            let (input, _) = mpsc::channel(1);
+            Ok(Exec { events, input })
+        }
+
+        async fn write_file(&self, _: &str, _: u32, _: &[u8]) -> Result<(), SandboxError> {
+            pending().await
+        }
+
+        async fn read_file(&self, _: &str, _: u64) -> Result<Option<Vec<u8>>, SandboxError> {
+            pending().await
+        }
+
+        async fn copy_in(
+            &self,
+            _: &str,
+            _: impl AsyncRead + Send + Unpin,
+        ) -> Result<(), SandboxError> {
+            pending().await
+        }
+
+        async fn copy_out(
+            &self,
+            _: &str,
+            _: impl AsyncWrite + Send + Unpin,
+        ) -> Result<(), SandboxError> {
+            pending().await
+        }
+
+        async fn remove(&self, _: &str) -> Result<(), SandboxError> {
+            pending().await
+        }
+    }
+
+    fn withheld() -> SandboxError {
+        SandboxError::Lost("nobody listens".to_owned())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_guest_that_withholds_its_files_can_be_interrupted() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = format!("/out:{}", folder.path().join("out").display());
+        let Line { args } = Line::parse_from(["exec", "--copy-out", &spec, "--", "true"]);
+        let interrupts = Interrupts::take().unwrap();
+        let interrupt = async {
+            sleep(Duration::from_millis(200)).await;
+            kill_process(getpid(), Signal::HUP).unwrap();
+            pending::<()>().await
+        };
+        let run = in_sandbox(&args, Vec::new(), Vec::new(), &Withholding, interrupts);
+        let ended = tokio::select! {
+            ended = timeout(Duration::from_secs(20), run) => ended,
+            () = interrupt => unreachable!("never ends"),
+        };
+        let failure = ended.expect("the interrupt was heard").unwrap_err();
+        assert_eq!(failure.exit, Exit::Command(129));
+    }
 }
