@@ -9,5 +9,6 @@ pub mod cli;
 pub mod config;
 pub mod expression;
 pub mod job;
+mod printable;
 pub mod sandbox;
 pub mod workflow;

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::SandboxError;
+use crate::printable;
 
 /// How long the guest may neither take nor give a byte while it owes one.
 const STALL: Duration = Duration::from_secs(60);
@@ -176,7 +177,7 @@ pub(super) fn answer(frame: &Frame, what: &str) -> Result<Answer, SandboxError> 
     match decode_answer(&frame.payload).map_err(protocol)? {
         Answer::Refused { why } => Err(SandboxError::Refused {
             what: what.to_owned(),
-            why: printable(&why),
+            why: printable::line(&why),
         }),
         answer => Ok(answer),
     }
@@ -185,12 +186,6 @@ pub(super) fn answer(frame: &Frame, what: &str) -> Result<Answer, SandboxError> 
 /// An answer that has no place there.
 pub(super) fn unexpected(got: &str, what: &str) -> SandboxError {
     SandboxError::Protocol(format!("{got} came while {what}"))
-}
-
-/// The guest's words go to a person's terminal: no control characters, and not a book.
-fn printable(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().take(2000).map(clean).collect()
 }
 
 async fn in_time<T>(
@@ -210,7 +205,7 @@ fn lost(error: &io::Error) -> SandboxError {
 }
 
 fn protocol<E: Into<ProtocolError>>(error: E) -> SandboxError {
-    SandboxError::Protocol(printable(&error.into().to_string()))
+    SandboxError::Protocol(printable::line(&error.into().to_string()))
 }
 
 /// This side's own limits on a request, before anything was sent.

@@ -2,8 +2,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
-    os::unix::net::UnixListener,
+    io,
+    os::unix::{fs::FileExt, net::UnixListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,12 +17,15 @@ use mayfly_vmm::{
 };
 
 use super::{agent::AgentClient, identity::Uniqueness};
-use crate::config::{Installation, LocateError};
+use crate::{
+    config::{Installation, LocateError},
+    printable,
+};
 
 /// Console output that is kept, in bytes.
 const CONSOLE_LIMIT: u64 = 1 << 20;
 /// How much of the console's end an error shows, in bytes.
-const CONSOLE_TAIL: i64 = 2048;
+const CONSOLE_TAIL: u64 = 2048;
 /// How long a VMM that was told to end may take.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -221,15 +224,40 @@ fn unnamed_file(folder: &Path) -> Result<File, StartMachineError> {
     tempfile::tempfile_in(folder).map_err(|cause| prepare("create a file in", folder, cause))
 }
 
+/// The end of the log, as it may be shown. Its position is shared with the VMM, which writes there,
+/// and so is left alone.
 fn tail(console: &File) -> String {
-    let mut console = console;
-    let mut bytes = Vec::new();
     let length = console.metadata().map_or(0, |metadata| metadata.len());
-    let from = length.saturating_sub(CONSOLE_TAIL.unsigned_abs());
-    if console.seek(SeekFrom::Start(from)).is_ok() {
-        let _ = console
-            .take(CONSOLE_TAIL.unsigned_abs())
-            .read_to_end(&mut bytes);
+    let from = length.saturating_sub(CONSOLE_TAIL);
+    let mut end = [0; CONSOLE_TAIL as usize];
+    let mut filled = 0;
+    while let Ok(read @ 1..) = console.read_at(&mut end[filled..], from + filled as u64) {
+        filled += read;
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    printable::lines(&String::from_utf8_lossy(&end[..filled]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+
+    use super::tail;
+
+    #[test]
+    fn the_consoles_end_is_shown_without_escapes_and_without_moving_its_writer() {
+        let mut log = tempfile::tempfile().unwrap();
+        let ours = log.try_clone().unwrap();
+        log.write_all(&[b'x'; 5000]).unwrap();
+        log.write_all(b"\x1b[2Jpanic\n").unwrap();
+        let shown = tail(&ours);
+        assert!(
+            shown.len() <= 2048 && shown.ends_with("x [2Jpanic\n"),
+            "{shown}"
+        );
+        log.write_all(b"more").unwrap();
+        let mut all = String::new();
+        log.rewind().unwrap();
+        log.read_to_string(&mut all).unwrap();
+        assert!(all.ends_with("panic\nmore"));
+    }
 }
