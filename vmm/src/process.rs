@@ -115,7 +115,7 @@ pub struct Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.reason, self.status.signal()) {
-            (Some(reason), _) => write!(f, "{reason}"),
+            (Some(reason), _) => f.write_str(&printable(&reason.to_string())),
             (None, Some(libc::SIGSYS)) => {
                 f.write_str("the VMM made a forbidden system call and was killed")
             }
@@ -128,7 +128,7 @@ impl fmt::Display for Ended {
         }?;
         match self.stderr.trim() {
             "" => Ok(()),
-            said => write!(f, " ({said})"),
+            said => write!(f, " ({})", printable(said)),
         }
     }
 }
@@ -228,9 +228,10 @@ impl VmmProcess {
                     outcome,
                 }) if answered == id => {
                     return match outcome {
-                        Outcome::Failed { message } => {
-                            Err(CommandVmmError::Refused { command, message })
-                        }
+                        Outcome::Failed { message } => Err(CommandVmmError::Refused {
+                            command,
+                            message: printable(&message),
+                        }),
                         outcome => Ok(outcome),
                     };
                 }
@@ -319,6 +320,13 @@ impl Drop for VmmProcess {
     }
 }
 
+/// Words of the VMM as they may be shown: a guest may have taken it over, and a person's terminal
+/// obeys control characters.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
+    text.chars().map(shown).collect()
+}
+
 fn readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
     let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
     let mut polled = [PollFd::new(&socket, PollFlags::IN)];
@@ -367,6 +375,8 @@ mod tests {
             "the VMM was killed by signal 9 (boom)"
         );
         assert!(ended(None, libc::SIGSYS, "").contains("forbidden system call"));
+        let hostile = ExitReason::internal("\x1b]0;owned\x07");
+        assert!(!ended(Some(hostile), 12 << 8, "\x1b[2J").contains('\x1b'));
         assert_eq!(ended(None, 12 << 8, ""), "the VMM ended with code 12");
     }
 }
