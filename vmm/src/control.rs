@@ -105,8 +105,8 @@ pub enum ControlError {
     /// The socket failed.
     #[error("control socket: {0}")]
     Socket(#[from] io::Error),
-    /// A message is not what it should be.
-    #[error("malformed control message: {0}")]
+    /// A message is not what it should be. The cause may quote it, and so is escaped.
+    #[error("malformed control message: {}", .0.to_string().escape_debug())]
     Malformed(#[from] serde_json::Error),
     /// A message is longer than [`MESSAGE_MAX`] or carries too many descriptors.
     #[error("a control message is too long")]
@@ -267,5 +267,8 @@ mod tests {
             vmm.receive::<Request>(),
             Err(ControlError::Malformed(_))
         ));
+        parent.send(&"\x1b[2J", &[]).unwrap();
+        let error = vmm.receive::<Command>().unwrap_err().to_string();
+        assert!(error.contains("[2J") && !error.contains('\x1b'), "{error}");
     }
 }

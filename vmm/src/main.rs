@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{Read, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     process::ExitCode,
     sync::Arc,
@@ -44,7 +44,8 @@ fn main() -> ExitCode {
         Err(message) => ExitReason::BadConfiguration { message },
     };
     if reason != ExitReason::GuestShutDown {
-        eprintln!("mayfly-vmm: {reason}");
+        // The parent may be gone, and with it who reads this: no reason to end otherwise.
+        let _ = writeln!(std::io::stderr(), "mayfly-vmm: {reason}");
     }
     ExitCode::from(&reason)
 }
