@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Component, Path, PathBuf},
     str::FromStr,
 };
@@ -214,7 +215,7 @@ fn unpack(stream: impl io::Read, source: &str, destination: &Path) -> Result<(),
         .map_err(at)?;
     let mut archive = tar::Archive::new(stream.take(COPY_OUT_LIMIT));
     archive.set_overwrite(false);
-    let mut first = None;
+    let mut whole = None;
     for entry in archive
         .entries()
         .map_err(|error| hostile(error.to_string()))?
@@ -224,28 +225,20 @@ fn unpack(stream: impl io::Read, source: &str, destination: &Path) -> Result<(),
             .path()
             .map_err(|error| hostile(error.to_string()))?
             .into_owned();
-        let kind = entry.header().entry_type();
-        let kept = match kind {
-            tar::EntryType::Regular | tar::EntryType::Directory => true,
-            tar::EntryType::Symlink | tar::EntryType::Link => entry
-                .link_name()
-                .ok()
-                .flatten()
-                .is_some_and(|target| stays_inside(&path, &target, kind)),
-            _ => false,
-        };
-        if !kept {
+        // A directory begins with an entry for itself, a file is an entry of its own name.
+        let own = path.components().find_map(|part| match part {
+            Component::Normal(name) => Some(staging.path().join(name)),
+            _ => None,
+        });
+        whole.get_or_insert_with(|| own.unwrap_or_else(|| staging.path().to_owned()));
+        if !is_kept(&entry, &path) {
+            let kind = entry.header().entry_type();
             eprintln!(
                 "mayfly: not copied out: {} ({kind:?} that leaves the copy)",
                 path.display()
             );
             continue;
         }
-        first.get_or_insert_with(|| {
-            path.components()
-                .next()
-                .map(|part| staging.path().join(part))
-        });
         if !entry.unpack_in(staging.path()).map_err(at)? {
             return Err(hostile(format!(
                 "the path {} leaves the copy",
@@ -253,13 +246,27 @@ fn unpack(stream: impl io::Read, source: &str, destination: &Path) -> Result<(),
             )));
         }
     }
-    let unpacked = first
-        .flatten()
-        .ok_or_else(|| hostile(TRUNCATED.to_owned()))?;
-    fs::rename(unpacked, destination).map_err(at)
+    let whole = whole.ok_or_else(|| hostile(TRUNCATED.to_owned()))?;
+    if whole == staging.path() {
+        fs::set_permissions(&whole, PermissionsExt::from_mode(0o755)).map_err(at)?;
+    }
+    fs::rename(whole, destination).map_err(at)
 }
 
-/// Whether a link at `path` points to something below the same top folder.
+/// Files, directories, and links that stay inside the copy; no devices.
+fn is_kept(entry: &tar::Entry<'_, impl io::Read>, path: &Path) -> bool {
+    let kind = entry.header().entry_type();
+    match kind {
+        tar::EntryType::Regular | tar::EntryType::Directory => true,
+        tar::EntryType::Symlink | tar::EntryType::Link => {
+            let target = entry.link_name().ok().flatten();
+            target.is_some_and(|target| stays_inside(path, &target, kind))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a link at `path` points to something in the copy.
 fn stays_inside(path: &Path, target: &Path, kind: tar::EntryType) -> bool {
     // A hard link's target is counted from the archive's root, a symbolic link's from its folder.
     let folder = match kind {
@@ -271,8 +278,7 @@ fn stays_inside(path: &Path, target: &Path, kind: tar::EntryType) -> bool {
         match part {
             Component::Normal(_) => depth += 1,
             Component::CurDir => {}
-            // Up out of the top folder, which is the first component, is out of the copy.
-            Component::ParentDir if depth > 1 => depth -= 1,
+            Component::ParentDir if depth > 0 => depth -= 1,
             Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
         }
     }
@@ -289,7 +295,7 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
     use super::{CopyError, CopySpec, Source, guest_path, stays_inside, unpack};
 
@@ -308,6 +314,14 @@ mod tests {
             .unwrap();
     }
 
+    fn top(builder: &mut tar::Builder<Vec<u8>>) {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        header.set_mode(0o700);
+        builder.append_data(&mut header, "./", &[][..]).unwrap();
+    }
+
     fn link(builder: &mut tar::Builder<Vec<u8>>, path: &str, target: &str) {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
@@ -317,14 +331,14 @@ mod tests {
 
     #[test]
     fn a_folder_arrives_under_its_new_name_without_setuid_bits_and_escaping_links() {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("deep/out");
         let bytes = archive(|tar| {
-            file(tar, "src/a/file", "hello");
-            link(tar, "src/good", "a/file");
-            link(tar, "src/absolute", "/etc/passwd");
-            link(tar, "src/up", "../../etc/passwd");
+            top(tar);
+            file(tar, "a/file", "hello");
+            link(tar, "good", "a/file");
+            link(tar, "absolute", "/etc/passwd");
+            link(tar, "up", "../etc/passwd");
         });
 
         unpack(bytes.as_slice(), "/src", &target).unwrap();
@@ -345,6 +359,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_arrives_as_a_file_and_an_empty_folder_as_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, empty) = (folder.path().join("one"), folder.path().join("empty"));
+        unpack(
+            archive(|tar| file(tar, "name", "text")).as_slice(),
+            "/name",
+            &one,
+        )
+        .unwrap();
+        unpack(archive(top).as_slice(), "/folder", &empty).unwrap();
+        assert_eq!(fs::read_to_string(one).unwrap(), "text");
+        assert_eq!(fs::read_dir(empty).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_stream_that_is_cut_off_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out");
@@ -359,27 +388,17 @@ mod tests {
 
     #[test]
     fn links_are_judged_from_where_they_stand() {
-        let symlink = tar::EntryType::Symlink;
-        assert!(stays_inside(
-            Path::new("top/a/b"),
-            Path::new("../c"),
-            symlink
-        ));
-        assert!(!stays_inside(
-            Path::new("top/a"),
-            Path::new("../x"),
-            symlink
-        ));
-        assert!(!stays_inside(
-            Path::new("top"),
-            Path::new("other/../../x"),
-            symlink
-        ));
-        assert!(!stays_inside(
-            Path::new("top/a"),
-            Path::new("/top/b"),
-            symlink
-        ));
+        let symlink = |path, target| {
+            stays_inside(Path::new(path), Path::new(target), tar::EntryType::Symlink)
+        };
+        assert!(symlink("a/b", "../c"));
+        assert!(!symlink("a", "../c"));
+        assert!(!symlink("a/b", "../../c"));
+        assert!(!symlink("a", "b/../../c"));
+        assert!(!symlink("a/b", "/c"));
+        let link = |target| stays_inside(Path::new("a/b"), Path::new(target), tar::EntryType::Link);
+        assert!(link("c"));
+        assert!(!link("../c"));
     }
 
     #[test]

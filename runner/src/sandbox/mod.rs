@@ -49,7 +49,8 @@ pub trait Sandbox: Send + Sync + 'static {
         tar: impl AsyncRead + Send + Unpin,
     ) -> impl Future<Output = Result<(), SandboxError>> + Send;
 
-    /// Packs `path` (a file or a directory) as a tar stream into `sink`.
+    /// Packs `path` as a tar stream into `sink`: a file under its own name, a directory as `./` and
+    /// what is in it under names relative to it.
     fn copy_out(
         &self,
         path: &str,

@@ -124,16 +124,7 @@ const OUTPUTS: &[&str] = &[
 ];
 // `hashFiles` belongs to steps at GitHub; it joins these lists when the executor can answer it.
 const STEP: &[&str] = &[
-    "github",
-    "inputs",
-    "vars",
-    "needs",
-    "strategy",
-    "matrix",
-    "secrets",
-    "steps",
-    "job",
-    "runner",
+    "github", "inputs", "vars", "needs", "strategy", "matrix", "secrets", "steps", "job", "runner",
     "env",
 ];
 const STEP_IF: &[&str] = &[

@@ -355,7 +355,8 @@ impl Source {
     }
 }
 
-/// Packs a file under its own name, or what is in a directory under names relative to it.
+/// Packs a file under its own name, or a directory as `./` and what is in it under names relative to
+/// it: so the reader can tell a file from a directory that holds only that file.
 ///
 /// Devices, pipes and sockets are left out. A file that shrinks meanwhile is filled with zeros, one
 /// that grows is cut, as every tar does.
@@ -368,6 +369,9 @@ pub fn pack(source: Source, sink: impl Write) -> Result<(), TreeError> {
         linked: HashMap::new(),
     };
     if files::file_type(&source.stat) == FileType::Directory {
+        let mut header = header(&source.stat, EntryType::Directory);
+        let top = packer.builder.append_data(&mut header, "./", io::empty());
+        top.map_err(TreeError::Stream)?;
         packer.directory(source.file, Path::new(""), 0)?;
     } else {
         packer.content(source.file, &source.stat, &source.name)?;
