@@ -29,6 +29,8 @@ export MAYFLY_STATE="${MAYFLY_STATE:-$HOME/.cache/mayfly/tests}"
 step "Image minimal, in $MAYFLY_STATE"
 "${CARGO_TARGET_DIR:-target}/release/mayfly" image build minimal
 
+# The scenarios run themselves again under softkvm where KVM is unusable.
+export PATH="$(realpath "${CARGO_TARGET_DIR:-target}/release"):$PATH"
 step "End-to-end: real guests"
 cargo test --locked -p mayfly-tests
 
