@@ -69,9 +69,13 @@ pub fn exec(args: &ExecArgs, mode: kvm::KvmMode) -> CommandResult {
             .guard(args.machine.launcher(installation))
             .await?;
         let sandbox = interrupts.guard(launcher.restore()).await?;
-        let result = in_sandbox(args, env, sources, &sandbox, interrupts).await;
-        let ended = sandbox.end().await;
-        result.map_err(|failure| explain(failure, ended))
+        match in_sandbox(args, env, sources, &sandbox, interrupts).await {
+            Ok(exit) => {
+                sandbox.end().await;
+                Ok(exit)
+            }
+            Err(failure) => Err(explain(failure, sandbox.post_mortem().await)),
+        }
     })
 }
 

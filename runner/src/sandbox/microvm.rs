@@ -26,6 +26,8 @@ use crate::config::Installation;
 
 /// How long a restored guest may take to prove its identity; emulated machines are slow.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a machine whose agent hung up may take to end by itself.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(10);
 /// How long writing all of a guest into files may take.
 const SAVE_LIMIT: Duration = Duration::from_secs(180);
 /// How long a command that only touches memory may take.
@@ -172,20 +174,27 @@ impl MicroVm {
             .map(act)
     }
 
-    /// Destroys the sandbox; tells how the machine ended if it had ended by itself before, with the
-    /// end of its console.
-    pub async fn end(&self) -> Option<(Ended, String)> {
+    /// Destroys a sandbox that no longer answers and tells how its machine ended. One that ends by
+    /// itself is given a moment to say why, so that its own words are not cut off.
+    pub async fn post_mortem(&self) -> Option<(Ended, String)> {
         let machine = self
             .machine
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()?;
-        let ended_before = tokio::task::spawn_blocking(move || {
-            let mut machine = machine;
-            let ran = machine.vmm.is_running();
-            machine.end().ok().filter(|_| !ran)
-        });
-        ended_before.await.ok().flatten()
+        let ended = tokio::task::spawn_blocking(move || machine.wait(LAST_WORDS_LIMIT).ok());
+        ended.await.ok().flatten()
+    }
+
+    /// Destroys the sandbox.
+    pub async fn end(&self) {
+        let machine = self
+            .machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // Dropping it kills the VMM and waits for it. A panic there would be the runtime's end.
+        let _ = tokio::task::spawn_blocking(move || drop(machine)).await;
     }
 }
 

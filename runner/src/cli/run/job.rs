@@ -25,6 +25,9 @@ use crate::{
 /// Bytes that may wait between packing and unpacking of the checkout.
 const PIPE_BYTES: usize = 256 * 1024;
 
+/// How long an agent may take to show that it lives.
+const PING_LIMIT: Duration = Duration::from_secs(10);
+
 /// Runs jobs, each in a sandbox of its own.
 #[derive(Debug)]
 pub struct JobRunner {
@@ -107,10 +110,7 @@ impl JobRunner {
             cancellation,
         )
         .await;
-        let lost = sandbox.end().await.map(|(ended, console)| {
-            tracing::info!("the end of the console:\n{console}");
-            RunJobError::Lost(ended.to_string())
-        });
+        let lost = end(&sandbox, done.result).await;
         (needs_outcome(run, done), lost)
     }
 
@@ -163,6 +163,22 @@ impl JobRunner {
         options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
         options
     }
+}
+
+/// Destroys the sandbox of a job; tells how the machine ended if it ended under the job.
+async fn end(sandbox: &MicroVm, result: Conclusion) -> Option<RunJobError> {
+    if result == Conclusion::Failure && !answers(sandbox).await {
+        let (ended, console) = sandbox.post_mortem().await?;
+        tracing::info!("the end of the console:\n{console}");
+        return Some(RunJobError::Lost(ended.to_string()));
+    }
+    sandbox.end().await;
+    None
+}
+
+async fn answers(sandbox: &MicroVm) -> bool {
+    let ping = tokio::time::timeout(PING_LIMIT, sandbox.agent().ping());
+    matches!(ping.await, Ok(Ok(_)))
 }
 
 /// A job's outcome as the jobs that need it see it.
