@@ -96,6 +96,25 @@ pub enum StoreError {
         /// What it holds.
         error: DigestSyntax,
     },
+    /// Another user can write into the state folder.
+    #[error(
+        "other users can change what is in {}, so nothing in it can be trusted; take their right \
+         away with `chmod o-w`, or set MAYFLY_STATE to a folder of your own",
+        .0.display()
+    )]
+    Shared(PathBuf),
+    /// The state folder is another user's.
+    #[error(
+        "{} belongs to another user (uid {owner}), so nothing in it can be trusted; set \
+         MAYFLY_STATE to a folder of your own",
+        path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// Text that cannot name an image.
     #[error(
         "{0:?} cannot name an image: use 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter, and not only hex digits"

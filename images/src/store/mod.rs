@@ -13,7 +13,8 @@ mod publish;
 mod verify;
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, DirBuilder, File, TryLockError},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -135,14 +136,22 @@ pub struct ImageDetails {
 }
 
 impl ImageStore {
-    /// The store of a state directory, which is made if it is not there.
+    /// The store of a state directory, which is made, for this user alone, if it is not there.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Shared`] or [`StoreError::Foreign`] where another user could put things in the
+    /// place of what was checked; else [`StoreError::Io`].
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         let root = state.join("images");
         let names = root.join("names");
-        fs::create_dir_all(&names).map_err(StoreError::io("create", &names))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&names)
+            .map_err(StoreError::io("create", &names))?;
+        for directory in [state, &root, &names] {
+            check_owner(directory)?;
+        }
         Ok(Self { root })
     }
 
@@ -344,6 +353,21 @@ impl ImageStore {
     }
 }
 
+/// Refuses a directory that another user can write into. Root may use a directory of whoever it
+/// likes, as containers do with those that are mounted into them.
+fn check_owner(directory: &Path) -> Result<(), StoreError> {
+    let metadata = fs::metadata(directory).map_err(StoreError::io("read", directory))?;
+    if metadata.mode() & 0o002 != 0 {
+        return Err(StoreError::Shared(directory.to_owned()));
+    }
+    let (owner, own) = (metadata.uid(), rustix::process::geteuid());
+    if owner != 0 && !own.is_root() && owner != own.as_raw() {
+        let path = directory.to_owned();
+        return Err(StoreError::Foreign { path, owner });
+    }
+    Ok(())
+}
+
 /// The digest that a directory of the store is named by; other entries have none.
 fn directory_digest(name: &str) -> Option<Digest> {
     format!("sha256:{}", name.strip_prefix("sha256-")?)
@@ -352,7 +376,6 @@ fn directory_digest(name: &str) -> Option<Digest> {
 }
 
 fn summary(image: &Image) -> Result<ImageSummary, StoreError> {
-    use std::os::unix::fs::MetadataExt as _;
     let mut disk_bytes = 0;
     for part in image.manifest.parts.all() {
         let path = image.directory.join(&part.file);

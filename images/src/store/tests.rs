@@ -303,3 +303,17 @@ fn names_that_are_paths_or_digests_are_refused() {
         check_name(name).unwrap();
     }
 }
+
+#[test]
+fn the_state_folder_is_made_for_one_user_and_refused_if_others_can_write_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let state = parent.path().join("deep/state");
+    ImageStore::open(&state).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&state), mode(&state.join("images"))), (0o700, 0o700));
+
+    fs::set_permissions(&state, Permissions::from_mode(0o707)).unwrap();
+    let error = ImageStore::open(&state).unwrap_err();
+    assert!(matches!(&error, StoreError::Shared(path) if *path == state));
+    assert!(error.to_string().contains("chmod o-w"), "{error}");
+}

@@ -1,9 +1,12 @@
 //! One VMM process with its files and sockets: what booting a template and restoring a sandbox share.
 
 use std::{
-    fs::{self, File},
+    fs::{DirBuilder, File},
     io,
-    os::unix::{fs::FileExt, net::UnixListener},
+    os::unix::{
+        fs::{DirBuilderExt, FileExt},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -220,7 +223,11 @@ fn prepare(step: &'static str, path: &Path, cause: io::Error) -> StartMachineErr
 
 /// A file without a name: it vanishes with its last descriptor, however the processes end.
 fn unnamed_file(folder: &Path) -> Result<File, StartMachineError> {
-    fs::create_dir_all(folder).map_err(|cause| prepare("create", folder, cause))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|cause| prepare("create", folder, cause))?;
     tempfile::tempfile_in(folder).map_err(|cause| prepare("create a file in", folder, cause))
 }
 

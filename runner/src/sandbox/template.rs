@@ -2,9 +2,13 @@
 //! host CPU and VMM version, and shared by every sandbox restored from it.
 
 use std::{
-    fs::{self, File},
+    ffi::OsStr,
+    fs::{self, DirBuilder, File},
     io,
-    os::fd::AsFd,
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -325,7 +329,7 @@ pub fn verify(installation: &Installation, name: &str) -> Result<(), TemplateErr
 fn named(installation: &Installation, name: &str) -> Result<PathBuf, TemplateError> {
     let all = directories(&installation.snapshots())?;
     all.into_iter()
-        .find(|directory| directory.ends_with(name))
+        .find(|directory| directory.file_name() == Some(OsStr::new(name)))
         .ok_or_else(|| OpenSnapshotError::Missing(installation.snapshots().join(name)).into())
 }
 
@@ -353,12 +357,17 @@ fn directories(folder: &Path) -> Result<Vec<PathBuf>, TemplateError> {
 /// Held while a template is opened or made.
 fn lock(folder: &Path, name: &str) -> Result<File, TemplateError> {
     let path = folder.join(format!(".{name}.lock"));
-    fs::create_dir_all(folder)
+    // Whoever can open a file can lock it, and so hold up everybody else.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
         .and_then(|()| {
             File::options()
                 .create(true)
                 .truncate(false)
                 .write(true)
+                .mode(0o600)
                 .open(&path)
         })
         .and_then(|file| file.lock().map(|()| file))
@@ -370,5 +379,35 @@ fn host(step: &'static str, path: &Path, cause: io::Error) -> TemplateError {
         step,
         path: path.to_owned(),
         cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::{lock, named, remove};
+    use crate::config::Installation;
+
+    #[test]
+    fn only_a_whole_name_is_a_snapshots_name() {
+        let state = tempfile::tempdir().unwrap();
+        let here = Installation::at(state.path().to_owned(), state.path().to_owned());
+        let only = here.snapshots().join("0123");
+        fs::create_dir_all(&only).unwrap();
+        for name in ["", ".", "/", "snapshots/0123", "23"] {
+            assert!(remove(&here, name).is_err(), "{name:?}");
+        }
+        assert_eq!(named(&here, "0123").unwrap(), only);
+    }
+
+    #[test]
+    fn a_lock_cannot_be_taken_by_another_user() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().join("snapshots");
+        let file = lock(&folder, "key").unwrap();
+        let mode = |metadata: fs::Metadata| metadata.permissions().mode() & 0o777;
+        assert_eq!(mode(fs::metadata(folder).unwrap()), 0o700);
+        assert_eq!(mode(file.metadata().unwrap()), 0o600);
     }
 }
