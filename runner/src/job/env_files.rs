@@ -75,7 +75,8 @@ impl EnvFile {
     }
 }
 
-/// Why a file does not say what it should. The words are those of the official runner.
+/// Why a file does not say what it should. The words are those of the official runner; what they
+/// quote is whole, as it is cut only after secrets in it were masked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvFileError {
     /// A line without `=` and `<<`.
@@ -97,9 +98,6 @@ pub enum EnvFileError {
     #[error("Invalid value. '{0}' must not contain a NUL character")]
     Nul(String),
 }
-
-/// Longest piece of a bad line that an error shows, in characters.
-const SHOWN: usize = 200;
 
 /// Reads `NAME=VALUE` and `NAME<<DELIMITER` entries. What comes before an error holds.
 #[must_use]
@@ -128,7 +126,7 @@ pub fn paths(content: &[u8]) -> (Vec<String>, Option<EnvFileError>) {
         .filter(|line| !line.is_empty())
     {
         if line.contains('\0') {
-            return (found, Some(EnvFileError::Nul(shown(line))));
+            return (found, Some(EnvFileError::Nul(line.to_owned())));
         }
         found.push(line.to_owned());
     }
@@ -146,21 +144,21 @@ fn entry(line: &str, lines: &mut Lines<'_>) -> Result<(String, String), EnvFileE
     let (name, value) = match (line.find('='), line.find("<<")) {
         (Some(equals), heredoc) if heredoc.is_none_or(|heredoc| equals < heredoc) => {
             if equals == 0 {
-                return Err(EnvFileError::EmptyName(shown(line)));
+                return Err(EnvFileError::EmptyName(line.to_owned()));
             }
             (&line[..equals], line[equals + 1..].to_owned())
         }
         (_, Some(heredoc)) => {
             let (name, delimiter) = (&line[..heredoc], &line[heredoc + 2..]);
             if name.is_empty() || delimiter.is_empty() {
-                return Err(EnvFileError::EmptyNameOrDelimiter(shown(line)));
+                return Err(EnvFileError::EmptyNameOrDelimiter(line.to_owned()));
             }
             (name, heredoc_value(delimiter, lines)?)
         }
-        _ => return Err(EnvFileError::Format(shown(line))),
+        _ => return Err(EnvFileError::Format(line.to_owned())),
     };
     if name.contains('\0') || value.contains('\0') {
-        return Err(EnvFileError::Nul(shown(name)));
+        return Err(EnvFileError::Nul(name.to_owned()));
     }
     Ok((name.to_owned(), value))
 }
@@ -170,17 +168,13 @@ fn heredoc_value(delimiter: &str, lines: &mut Lines<'_>) -> Result<String, EnvFi
     let mut end = start;
     loop {
         match lines.next() {
-            None => return Err(EnvFileError::NoDelimiter(shown(delimiter))),
+            None => return Err(EnvFileError::NoDelimiter(delimiter.to_owned())),
             Some((line, _)) if line == delimiter => return Ok(lines.text[start..end].to_owned()),
             Some((_, false)) => return Err(EnvFileError::NoNewline),
             // The value ends before the newline of its last line.
             Some((_, true)) => end = lines.at - 1,
         }
     }
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
 }
 
 /// Lines as on Linux: only a line feed ends one.

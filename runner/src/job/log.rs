@@ -97,6 +97,7 @@ impl<'a, R: Reporter> StepLog<'a, R> {
             }
         };
         mask(&mut annotation.message);
+        annotation.cut();
         annotation.title.iter_mut().for_each(mask);
         annotation.file.iter_mut().for_each(mask);
         self.make_relative(&mut annotation);

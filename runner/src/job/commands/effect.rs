@@ -48,7 +48,7 @@ impl Level {
 pub struct Annotation {
     /// How grave it is.
     pub level: Level,
-    /// The message, of at most 4096 characters.
+    /// The message, of at most 4096 characters once it is [cut](Self::cut).
     pub message: String,
     /// Its title.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,13 +76,20 @@ impl Annotation {
     pub fn new(level: Level, message: &str) -> Self {
         Self {
             level,
-            message: message.chars().take(MAX_MESSAGE).collect(),
+            message: message.to_owned(),
             title: None,
             file: None,
             line: None,
             end_line: None,
             column: None,
             end_column: None,
+        }
+    }
+
+    /// Cuts the message to what is reported. Only after masking: half a secret is not found.
+    pub(in crate::job) fn cut(&mut self) {
+        if let Some((end, _)) = self.message.char_indices().nth(MAX_MESSAGE) {
+            self.message.truncate(end);
         }
     }
 
@@ -512,11 +519,8 @@ mod tests {
         assert_eq!((backwards.line, backwards.end_line), (None, None));
         let columns = annotation("::error col=5::m");
         assert_eq!(columns.column, None);
-        assert_eq!(
-            annotation(&format!("::error::{}", "x".repeat(9000)))
-                .message
-                .len(),
-            4096
-        );
+        let mut long = annotation(&format!("::error::{}", "é".repeat(9000)));
+        long.cut();
+        assert_eq!(long.message.chars().count(), 4096);
     }
 }

@@ -60,6 +60,31 @@ async fn a_line_without_end_is_logged_in_parts_with_its_secrets_masked() {
 }
 
 #[tokio::test]
+async fn no_half_of_a_secret_is_left_where_a_message_is_cut() {
+    let secret = "correct-horse-battery";
+    for shift in [5, 12, 20] {
+        let mut job = Job::new(vec![run("", "x")], move |_, request, files| {
+            let pad = "x".repeat(200 - "Invalid format '".len() - shift);
+            write(request, files, "GITHUB_OUTPUT", &format!("{pad}{secret}\n"));
+            let pad = "x".repeat(4096 - shift);
+            Reply::stdout(format!("::error::{pad}{secret}\n")).then_exit(0)
+        });
+        job.secret("S", secret);
+        job.execute().await;
+        let all = job.reporter.everything();
+        assert!(!all.contains("corre"), "{shift}");
+        let lines = job.reporter.lines(2);
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.len() <= 4096 + "##[error]".len())
+        );
+        let longest = lines.iter().find(|line| line.ends_with("x***"));
+        assert!(longest.is_some(), "{lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_mask_too_long_to_read_is_not_shown_and_fails_the_step() {
     let job = Job::new(vec![run("", "x")], |_, _, _| {
         let line = format!("::add-mask::{}\nnext\n", "verysecret".repeat(MAX_LINE / 5));
