@@ -11,6 +11,8 @@ use std::{
     process::Command,
 };
 
+use rustix::fs::{Mode, OFlags};
+
 /// Files of a checkout, as git lists them.
 #[derive(Debug)]
 pub struct Checkout {
@@ -24,7 +26,7 @@ pub struct Checkout {
 pub enum CheckoutError {
     /// The folder is not inside a git work tree, or git itself failed.
     #[error(
-        "{folder} is not a git checkout ({why}); run `git init` there, or name another folder with --directory"
+        "{folder} is not a git checkout ({why}); run mayfly inside one, or run `git init` there"
     )]
     NotGit {
         /// The folder asked about.
@@ -77,7 +79,7 @@ impl Checkout {
             .filter(|name| !name.is_empty())
         {
             let path = PathBuf::from(OsString::from_vec(name.to_vec()));
-            match fs::symlink_metadata(checkout.root.join(&path)) {
+            match checkout.metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => checkout.submodules.push(path),
                 Ok(metadata) if metadata.is_file() || metadata.is_symlink() => {
                     checkout.files.push(path);
@@ -87,6 +89,21 @@ impl Checkout {
             }
         }
         Ok(checkout)
+    }
+
+    /// What `file` is. A file behind a symbolic link that has taken the place of its folder is not
+    /// there: git sees it so, too, and the link may lead to anything on this machine.
+    fn metadata(&self, file: &Path) -> io::Result<fs::Metadata> {
+        let folders = file
+            .ancestors()
+            .skip(1)
+            .filter(|path| *path != Path::new(""));
+        for folder in folders {
+            if fs::symlink_metadata(self.root.join(folder))?.is_symlink() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+        }
+        fs::symlink_metadata(self.root.join(file))
     }
 
     /// Top folder of the work tree.
@@ -135,7 +152,7 @@ impl Checkout {
 
     fn append(&self, tar: &mut tar::Builder<impl io::Write>, file: &Path) -> io::Result<()> {
         let path = self.root.join(file);
-        let metadata = match fs::symlink_metadata(&path) {
+        let metadata = match self.metadata(file) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
@@ -149,7 +166,7 @@ impl Checkout {
             return tar.append_link(&mut header, file, fs::read_link(&path)?);
         }
         header.set_mode(metadata.permissions().mode() & 0o777);
-        let content = fs::File::open(&path)?;
+        let content = open(&path)?;
         // The header states the length: a file that grows or shrinks meanwhile must not shift the
         // entries after it.
         let length = metadata.len();
@@ -160,6 +177,12 @@ impl Checkout {
             io::Read::take(PaddedFile(content), length),
         )
     }
+}
+
+/// Opens what was a regular file a moment ago, without following or waiting for what took its place.
+fn open(path: &Path) -> io::Result<fs::File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, OFlags::RDONLY | flags, Mode::empty())?.into())
 }
 
 /// A file that reads as zeros past its end.
@@ -178,8 +201,9 @@ impl io::Read for PaddedFile {
 }
 
 fn git(folder: &Path, arguments: &[&str]) -> Result<Vec<u8>, CheckoutError> {
+    // No program that the checkout's own configuration names is run.
     let output = Command::new("git")
-        .arg("-C")
+        .args(["-c", "core.fsmonitor=false", "-C"])
         .arg(folder)
         .args(arguments)
         .output()
@@ -257,6 +281,37 @@ mod tests {
         git(folder.path(), &["add", "gone"]).unwrap();
         fs::remove_file(folder.path().join("gone")).unwrap();
         assert!(packed(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn what_lies_behind_a_link_in_the_place_of_a_folder_stays_here() {
+        let (folder, outside) = (repository(), tempfile::tempdir().unwrap());
+        fs::create_dir_all(folder.path().join("a/b")).unwrap();
+        fs::write(folder.path().join("a/b/file"), "tracked").unwrap();
+        git(folder.path(), &["add", "a"]).unwrap();
+        fs::create_dir(outside.path().join("b")).unwrap();
+        fs::write(outside.path().join("b/file"), "private").unwrap();
+        fs::remove_dir_all(folder.path().join("a")).unwrap();
+        symlink(outside.path(), folder.path().join("a")).unwrap();
+
+        let files = packed(folder.path());
+
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(Path::new(&files["a"]), outside.path());
+    }
+
+    #[test]
+    fn no_program_of_the_checkouts_configuration_is_run() {
+        let folder = repository();
+        let mark = folder.path().join("ran");
+        fs::write(folder.path().join("file"), "x").unwrap();
+        git(folder.path(), &["add", "file"]).unwrap();
+        let hook = format!("touch {}; false", mark.display());
+        git(folder.path(), &["config", "core.fsmonitor", &hook]).unwrap();
+
+        packed(folder.path());
+
+        assert!(!mark.exists());
     }
 
     #[test]
