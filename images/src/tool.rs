@@ -5,6 +5,7 @@ use std::{
     env,
     ffi::OsString,
     io::{self, BufRead as _, BufReader, Read},
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{ChildStdout, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Sender},
@@ -39,6 +40,29 @@ pub(crate) const NPM: Tool = Tool {
     program: "npm",
     package: "npm",
 };
+
+pub(crate) const NEWUIDMAP: Tool = Tool {
+    program: "newuidmap",
+    package: "uidmap",
+};
+pub(crate) const NEWGIDMAP: Tool = Tool {
+    program: "newgidmap",
+    package: "uidmap",
+};
+pub(crate) const ID: Tool = Tool {
+    program: "id",
+    package: "coreutils",
+};
+
+/// Runs `$0 "$@"` as long as standard input is open at its other end, which only this process has.
+/// However it ends, also by SIGKILL, the tool and all that it started get a SIGTERM then. It needs
+/// its own process group for that, so a Ctrl-C reaches it by this way too.
+const LIFELINE: &str = "exec 3<&0 0</dev/null
+{ read -r _ <&3; kill -s TERM 0; } >/dev/null 2>&1 &
+\"$0\" \"$@\" 3<&-
+status=$?
+kill \"$!\"
+exit \"$status\"";
 
 /// Why a tool did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -86,17 +110,21 @@ enum Sound {
 }
 
 impl Tool {
-    /// A command of this tool, in the C locale and without input.
+    /// A command of this tool, in the C locale and without input. It only runs by [`Self::stream`]
+    /// or [`Self::output`], which hold its lifeline.
     pub(crate) fn command(self) -> Result<Command, ToolError> {
         let missing = ToolError::Missing {
             program: self.program,
             package: self.package,
         };
-        let mut command = Command::new(self.find().ok_or(missing)?);
+        let mut command = Command::new("/bin/sh");
         command
+            .args(["-c", LIFELINE])
+            .arg(self.find().ok_or(missing)?)
             .env("LC_ALL", "C.UTF-8")
             .env("PATH", path())
-            .stdin(Stdio::null());
+            // mmdebstrap sends a signal to its whole group when it fails: not to us.
+            .process_group(0);
         Ok(command)
     }
 
@@ -136,8 +164,13 @@ impl Tool {
             program: self.program,
             error,
         };
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(failed)?;
+        // `Child::wait` closes standard input before it waits, and the tool must not see that.
+        let lifeline = child.stdin.take();
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(failed(io::ErrorKind::BrokenPipe.into()));
         };
@@ -167,6 +200,7 @@ impl Tool {
             (consumer.join(), tail)
         });
         let status = child.wait().map_err(failed)?;
+        drop(lifeline);
         let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         if status.success() || (result.is_err() && !tail_tells(&status)) {
             return Ok(result);
@@ -256,5 +290,26 @@ mod tests {
             Err::<(), _>("enough")
         });
         assert_eq!(result.unwrap(), Err("enough"));
+    }
+
+    #[test]
+    fn whatever_a_tool_started_ends_when_this_process_does() {
+        let mut command = SHELL.command().unwrap();
+        command.args(["-c", "sleep 60 & echo $!; wait"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let stdout = child.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        // As the kernel does with the pipes of a process that it killed.
+        drop(child.stdin.take());
+        let status = child.wait().unwrap();
+        assert!(!status.success());
+        let sleep = PathBuf::from("/proc").join(line.trim()).join("stat");
+        let gone = || std::fs::read_to_string(&sleep).map_or(true, |stat| stat.contains(") Z "));
+        assert!((0..100).any(|_| {
+            thread::sleep(std::time::Duration::from_millis(20));
+            gone()
+        }));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, io, path::Path};
 
-use super::{BuildError, BuildOptions, keep};
+use super::{BuildError, BuildOptions, keep, ordinary};
 use crate::{
     progress::Progress,
     recipe::Recipe,
@@ -125,6 +125,7 @@ fn bootstrap(
     let mode = if rustix::process::geteuid().is_root() {
         "root"
     } else {
+        ordinary::check()?;
         "unshare"
     };
     let mut command = MMDEBSTRAP.command()?;

@@ -48,6 +48,9 @@ pub enum BuildError {
         /// The cause.
         error: io::Error,
     },
+    /// Whoever builds is not root, and may not do what packages need.
+    #[error("cannot install packages as an ordinary user: {0}")]
+    Ordinary(String),
     /// The packages do not make a root file system.
     #[error("cannot make the root file system: {0}")]
     Root(String),

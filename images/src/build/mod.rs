@@ -4,6 +4,7 @@ mod accounts;
 mod agent;
 mod debian;
 mod error;
+mod ordinary;
 mod parts;
 
 use std::path::{Path, PathBuf};
