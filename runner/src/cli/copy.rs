@@ -2,17 +2,15 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Component, Path, PathBuf},
     str::FromStr,
 };
 
 use tokio_util::io::SyncIoBridge;
 
+use super::unpack::{UnpackError, unpack};
 use crate::sandbox::{Sandbox, SandboxError};
 
-/// Most bytes that one copy out of a sandbox may bring.
-const COPY_OUT_LIMIT: u64 = 16 << 30;
 /// Bytes that may wait between the tar stream and the sandbox.
 const PIPE_BYTES: usize = 256 * 1024;
 
@@ -48,6 +46,9 @@ pub enum CopyError {
         /// The cause.
         cause: io::Error,
     },
+    /// The sandbox sent nothing.
+    #[error("copying {0} out of the sandbox: the stream ended before it began")]
+    Empty(String),
     /// The sandbox sent something that is not kept.
     #[error("copying {path} out of the sandbox: {why}")]
     Hostile {
@@ -174,7 +175,7 @@ pub async fn receive(sandbox: &impl Sandbox, spec: &CopySpec) -> Result<(), Copy
     let (writer, reader) = tokio::io::duplex(PIPE_BYTES);
     let reader = SyncIoBridge::new(reader);
     let (path, target) = (spec.source.clone(), destination.clone());
-    let unpacker = tokio::task::spawn_blocking(move || unpack(reader, &path, &target));
+    let unpacker = tokio::task::spawn_blocking(move || unpack_to(reader, &path, &target));
     let sent = sandbox.copy_out(&spec.source, writer).await;
     let unpacked = unpacker.await.map_err(|error| CopyError::Destination {
         path: destination.clone(),
@@ -182,7 +183,7 @@ pub async fn receive(sandbox: &impl Sandbox, spec: &CopySpec) -> Result<(), Copy
     })?;
     // What the sandbox says is the cause, unless it was this side that gave up.
     match (sent, unpacked) {
-        (Err(error), Err(CopyError::Hostile { why, .. })) if why == TRUNCATED => Err(error.into()),
+        (Err(error), Err(CopyError::Empty(_))) => Err(error.into()),
         (_, Err(error)) => Err(error),
         (Err(error), Ok(())) => {
             let _ = remove(&destination);
@@ -192,17 +193,11 @@ pub async fn receive(sandbox: &impl Sandbox, spec: &CopySpec) -> Result<(), Copy
     }
 }
 
-/// What is said of a stream that ended before its first entry.
-const TRUNCATED: &str = "the stream ended before it began";
-
-fn unpack(stream: impl io::Read, source: &str, destination: &Path) -> Result<(), CopyError> {
+/// Unpacks beside the destination, and gives it its name when all of it is there.
+fn unpack_to(stream: impl io::Read, source: &str, destination: &Path) -> Result<(), CopyError> {
     let at = |cause| CopyError::Destination {
         path: destination.to_owned(),
         cause,
-    };
-    let hostile = |why: String| CopyError::Hostile {
-        path: source.to_owned(),
-        why,
     };
     let parent = match destination.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -213,76 +208,15 @@ fn unpack(stream: impl io::Read, source: &str, destination: &Path) -> Result<(),
         .prefix(".mayfly-copy-")
         .tempdir_in(parent)
         .map_err(at)?;
-    let mut archive = tar::Archive::new(stream.take(COPY_OUT_LIMIT));
-    archive.set_overwrite(false);
-    let mut whole = None;
-    for entry in archive
-        .entries()
-        .map_err(|error| hostile(error.to_string()))?
-    {
-        let mut entry = entry.map_err(|error| hostile(error.to_string()))?;
-        let path = entry
-            .path()
-            .map_err(|error| hostile(error.to_string()))?
-            .into_owned();
-        // A directory begins with an entry for itself, a file is an entry of its own name.
-        let own = path.components().find_map(|part| match part {
-            Component::Normal(name) => Some(staging.path().join(name)),
-            _ => None,
-        });
-        whole.get_or_insert_with(|| own.unwrap_or_else(|| staging.path().to_owned()));
-        if !is_kept(&entry, &path) {
-            let kind = entry.header().entry_type();
-            eprintln!(
-                "mayfly: not copied out: {} ({kind:?} that leaves the copy)",
-                path.display()
-            );
-            continue;
-        }
-        if !entry.unpack_in(staging.path()).map_err(at)? {
-            return Err(hostile(format!(
-                "the path {} leaves the copy",
-                path.display()
-            )));
-        }
-    }
-    let whole = whole.ok_or_else(|| hostile(TRUNCATED.to_owned()))?;
-    if whole == staging.path() {
-        fs::set_permissions(&whole, PermissionsExt::from_mode(0o755)).map_err(at)?;
-    }
+    let whole = unpack(stream, staging.path()).map_err(|error| match error {
+        UnpackError::Host(cause) => at(cause),
+        UnpackError::Empty => CopyError::Empty(source.to_owned()),
+        UnpackError::Hostile(why) => CopyError::Hostile {
+            path: source.to_owned(),
+            why,
+        },
+    })?;
     fs::rename(whole, destination).map_err(at)
-}
-
-/// Files, directories, and links that stay inside the copy; no devices.
-fn is_kept(entry: &tar::Entry<'_, impl io::Read>, path: &Path) -> bool {
-    let kind = entry.header().entry_type();
-    match kind {
-        tar::EntryType::Regular | tar::EntryType::Directory => true,
-        tar::EntryType::Symlink | tar::EntryType::Link => {
-            let target = entry.link_name().ok().flatten();
-            target.is_some_and(|target| stays_inside(path, &target, kind))
-        }
-        _ => false,
-    }
-}
-
-/// Whether a link at `path` points to something in the copy.
-fn stays_inside(path: &Path, target: &Path, kind: tar::EntryType) -> bool {
-    // A hard link's target is counted from the archive's root, a symbolic link's from its folder.
-    let folder = match kind {
-        tar::EntryType::Link => Path::new(""),
-        _ => path.parent().unwrap_or(Path::new("")),
-    };
-    let mut depth = 0_usize;
-    for part in folder.join(target).components() {
-        match part {
-            Component::Normal(_) => depth += 1,
-            Component::CurDir => {}
-            Component::ParentDir if depth > 0 => depth -= 1,
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
-        }
-    }
-    true
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -295,9 +229,9 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+    use std::{fs, os::unix::fs::PermissionsExt};
 
-    use super::{CopyError, CopySpec, Source, guest_path, stays_inside, unpack};
+    use super::{CopyError, CopySpec, Source, guest_path, unpack_to};
 
     fn archive(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
@@ -341,7 +275,7 @@ mod tests {
             link(tar, "up", "../etc/passwd");
         });
 
-        unpack(bytes.as_slice(), "/src", &target).unwrap();
+        unpack_to(bytes.as_slice(), "/src", &target).unwrap();
 
         assert_eq!(fs::read_to_string(target.join("good")).unwrap(), "hello");
         let mode = fs::metadata(target.join("a/file"))
@@ -362,13 +296,13 @@ mod tests {
     fn a_file_arrives_as_a_file_and_an_empty_folder_as_a_folder() {
         let folder = tempfile::tempdir().unwrap();
         let (one, empty) = (folder.path().join("one"), folder.path().join("empty"));
-        unpack(
+        unpack_to(
             archive(|tar| file(tar, "name", "text")).as_slice(),
             "/name",
             &one,
         )
         .unwrap();
-        unpack(archive(top).as_slice(), "/folder", &empty).unwrap();
+        unpack_to(archive(top).as_slice(), "/folder", &empty).unwrap();
         assert_eq!(fs::read_to_string(one).unwrap(), "text");
         assert_eq!(fs::read_dir(empty).unwrap().count(), 0);
     }
@@ -378,27 +312,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out");
         let bytes = archive(|tar| file(tar, "src", &"x".repeat(4000)));
-        assert!(unpack(&bytes[..2000], "/src", &target).is_err());
+        assert!(unpack_to(&bytes[..2000], "/src", &target).is_err());
         assert!(matches!(
-            unpack(&[][..], "/src", &target),
-            Err(CopyError::Hostile { .. })
+            unpack_to(&[][..], "/src", &target),
+            Err(CopyError::Empty(_))
         ));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn links_are_judged_from_where_they_stand() {
-        let symlink = |path, target| {
-            stays_inside(Path::new(path), Path::new(target), tar::EntryType::Symlink)
-        };
-        assert!(symlink("a/b", "../c"));
-        assert!(!symlink("a", "../c"));
-        assert!(!symlink("a/b", "../../c"));
-        assert!(!symlink("a", "b/../../c"));
-        assert!(!symlink("a/b", "/c"));
-        let link = |target| stays_inside(Path::new("a/b"), Path::new(target), tar::EntryType::Link);
-        assert!(link("c"));
-        assert!(!link("../c"));
     }
 
     #[test]

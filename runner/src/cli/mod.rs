@@ -17,6 +17,7 @@ mod protect;
 mod run;
 mod size;
 mod snapshot;
+mod unpack;
 
 /// What `mayfly` tells its caller by its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
