@@ -15,7 +15,7 @@ fn run(program: &str, arguments: &[&str], folder: &Path) {
         .args(arguments)
         .current_dir(folder)
         .status()
-        .unwrap();
+        .expect(program);
     assert!(status.success(), "{program}");
 }
 

@@ -301,7 +301,7 @@ mod tests {
         let interrupt = async {
             sleep(Duration::from_millis(200)).await;
             kill_process(getpid(), Signal::HUP).unwrap();
-            pending::<()>().await
+            pending::<()>().await;
         };
         let run = in_sandbox(&args, Vec::new(), Vec::new(), &Withholding, interrupts);
         let ended = tokio::select! {
