@@ -10,7 +10,9 @@ use tokio::{signal::unix::SignalKind, sync::mpsc};
 
 use mayfly_vmm::process::Ended;
 
-use super::{CommandResult, Exit, Failure, copy, interrupt::Interrupts, kvm, machine::MachineArgs};
+use super::{
+    CommandResult, Exit, Failure, copy, interrupt::Interrupts, kvm, machine::MachineArgs, pairs,
+};
 use crate::{
     config::Installation,
     sandbox::{Exec, ExecEvent, ExecInput, ExecRequest, Sandbox, SandboxError},
@@ -29,7 +31,7 @@ pub struct ExecArgs {
     machine: MachineArgs,
     /// Set an environment variable; without `=V` its value here is taken over.
     #[arg(long, short, value_name = "K[=V]")]
-    env: Vec<String>,
+    env: Vec<pairs::Argument>,
     /// Working directory in the sandbox.
     #[arg(long, value_name = "DIR", default_value = "/root")]
     workdir: String,
@@ -210,13 +212,13 @@ fn forward_signals(input: &mpsc::Sender<ExecInput>) -> io::Result<()> {
     Ok(())
 }
 
-fn environment(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
+fn environment(given: &[pairs::Argument]) -> Result<Vec<(String, String)>, Failure> {
     let mut env = vec![
         ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
         ("HOME".to_owned(), "/root".to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ];
-    for (name, value) in super::pairs::parse_all(given).map_err(Failure::usage)? {
+    for (name, value) in pairs::parse_all(given).map_err(Failure::usage)? {
         env.retain(|(known, _)| *known != name);
         env.push((name, value));
     }

@@ -48,11 +48,11 @@ pub struct RunArgs {
     job: Option<String>,
     /// Set an environment variable for every step; without `=V` its value here is taken over.
     #[arg(long, short, value_name = "K[=V]")]
-    env: Vec<String>,
+    env: Vec<pairs::Argument>,
     /// Set a secret; without `=V` its value is taken from the environment here, which keeps it
     /// out of the process list.
     #[arg(long, short, value_name = "K[=V]")]
-    secret: Vec<String>,
+    secret: Vec<pairs::Argument>,
     /// Read secrets from a file of NAME=VALUE lines.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,

@@ -11,7 +11,7 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5 * 60);
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Settings of the machine for one job.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Name of the runner (`runner.name`).
     pub runner_name: String,
@@ -28,6 +28,18 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Whether debug messages are logged, whatever the job says.
     pub debug: bool,
+}
+
+impl std::fmt::Debug for Options {
+    /// Leaves out values of the environment: they may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.environment.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Options")
+            .field("user", &self.user)
+            .field("timeout", &self.timeout)
+            .field("environment", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Options {

@@ -72,7 +72,7 @@ pub struct ExecRequest {
     pub cwd: String,
     /// User name or number; `None` is root.
     pub user: Option<String>,
-    /// Whether [`Exec::stdin`] is connected; otherwise the process reads end of file.
+    /// Whether standard input comes from [`Exec::input`]; otherwise the process reads end of file.
     pub stdin: bool,
 }
 
@@ -110,7 +110,7 @@ pub enum ExecEvent {
 }
 
 /// What can be sent to a running process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum ExecInput {
     /// Bytes for standard input.
     Stdin(Vec<u8>),
@@ -118,6 +118,17 @@ pub enum ExecInput {
     StdinEnd,
     /// A signal number for the process group.
     Signal(i32),
+}
+
+impl std::fmt::Debug for ExecInput {
+    /// Leaves out bytes for standard input: they may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stdin(bytes) => write!(f, "Stdin({} bytes)", bytes.len()),
+            Self::StdinEnd => f.write_str("StdinEnd"),
+            Self::Signal(number) => write!(f, "Signal({number})"),
+        }
+    }
 }
 
 /// How a process ended.

@@ -29,13 +29,22 @@ const PIPE_BYTES: usize = 256 * 1024;
 const PING_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs jobs, each in a sandbox of its own.
-#[derive(Debug)]
 pub struct JobRunner {
     launcher: Launcher,
     checkout: Arc<Checkout>,
     env: Vec<(String, String)>,
     /// Where events go.
     pub output: Arc<Output>,
+}
+
+impl std::fmt::Debug for JobRunner {
+    /// Leaves out the environment: its values may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobRunner")
+            .field("launcher", &self.launcher)
+            .field("checkout", &self.checkout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why the machine could not run a job.

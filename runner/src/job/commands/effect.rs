@@ -48,7 +48,7 @@ impl Level {
 pub struct Annotation {
     /// How grave it is.
     pub level: Level,
-    /// The message, of at most 4096 characters once it is [cut](Self::cut).
+    /// The message, of at most 4096 characters once it is reported.
     pub message: String,
     /// Its title.
     #[serde(skip_serializing_if = "Option::is_none")]
