@@ -49,20 +49,34 @@ pub(crate) const NEWGIDMAP: Tool = Tool {
     program: "newgidmap",
     package: "uidmap",
 };
+pub(crate) const UNSHARE: Tool = Tool {
+    program: "unshare",
+    package: "util-linux",
+};
 pub(crate) const ID: Tool = Tool {
     program: "id",
     package: "coreutils",
 };
 
 /// Runs `$0 "$@"` as long as standard input is open at its other end, which only this process has.
-/// However it ends, also by SIGKILL, the tool and all that it started get a SIGTERM then. It needs
-/// its own process group for that, so a Ctrl-C reaches it by this way too.
-const LIFELINE: &str = "exec 3<&0 0</dev/null
-{ read -r _ <&3; kill -s TERM 0; } >/dev/null 2>&1 &
-\"$0\" \"$@\" 3<&-
+/// However it ends, also by SIGKILL, the tool and all that it started get a SIGTERM then. That takes
+/// a process group of its own, so a Ctrl-C reaches them by this way too. Each tool has a folder for
+/// temporary files that goes with it: mmdebstrap does not always clear away after a signal.
+const LIFELINE: &str = r#"
+exec 3<&0 0</dev/null
+TMPDIR=$(mktemp -d) || exit
+export TMPDIR
+chmod 755 "$TMPDIR"
+clear() { rm -rf --one-file-system "$TMPDIR" 2>/dev/null; }
+trap : TERM
+trap 'clear; trap - HUP; kill -s HUP $$' HUP
+{ trap - TERM HUP; read -r _ <&3; kill -s TERM 0; } >/dev/null 2>&1 &
+"$0" "$@" 3<&-
 status=$?
-kill \"$!\"
-exit \"$status\"";
+kill "$!" 2>/dev/null
+clear
+exit "$status"
+"#;
 
 /// Why a tool did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -113,14 +127,10 @@ impl Tool {
     /// A command of this tool, in the C locale and without input. It only runs by [`Self::stream`]
     /// or [`Self::output`], which hold its lifeline.
     pub(crate) fn command(self) -> Result<Command, ToolError> {
-        let missing = ToolError::Missing {
-            program: self.program,
-            package: self.package,
-        };
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", LIFELINE])
-            .arg(self.find().ok_or(missing)?)
+            .arg(self.path()?)
             .env("LC_ALL", "C.UTF-8")
             .env("PATH", path())
             // mmdebstrap sends a signal to its whole group when it fails: not to us.
@@ -128,11 +138,33 @@ impl Tool {
         Ok(command)
     }
 
+    /// A command of this tool whose mounts nobody else sees and which end with it; only root may
+    /// have that, and not in every container.
+    pub(crate) fn command_with_own_mounts(self) -> Result<Command, ToolError> {
+        let own = || {
+            let mut command = UNSHARE.command()?;
+            command.args(["--mount", "--"]);
+            Ok(command)
+        };
+        let mut attempt: Command = own()?;
+        attempt.arg("true");
+        if UNSHARE.output(attempt).is_err() {
+            return self.command();
+        }
+        let mut command = own()?;
+        command.arg(self.path()?);
+        Ok(command)
+    }
+
     /// Where the program is. Tools of root's are looked for even if they are not in `PATH`.
-    fn find(self) -> Option<PathBuf> {
+    fn path(self) -> Result<PathBuf, ToolError> {
         env::split_paths(&path())
             .map(|path| path.join(self.program))
             .find(|path| path.is_file())
+            .ok_or(ToolError::Missing {
+                program: self.program,
+                package: self.package,
+            })
     }
 
     /// Runs a command to its end and gives what it wrote to standard output, at most 64 MiB.

@@ -122,13 +122,14 @@ fn bootstrap(
 ) -> Result<Tree, BuildError> {
     let debian = &recipe.debian;
     let epoch = debian.source_date_epoch;
-    let mode = if rustix::process::geteuid().is_root() {
-        "root"
+    let (mode, mut command) = if rustix::process::geteuid().is_root() {
+        // In this mode it mounts what packages expect where everybody sees it, and a build that is
+        // killed would leave that behind.
+        ("root", MMDEBSTRAP.command_with_own_mounts()?)
     } else {
         ordinary::check()?;
-        "unshare"
+        ("unshare", MMDEBSTRAP.command()?)
     };
-    let mut command = MMDEBSTRAP.command()?;
     command
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         .args(["--format=tar", "--architectures=amd64"])
