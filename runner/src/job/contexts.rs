@@ -71,7 +71,6 @@ impl Secrets {
 }
 
 /// Everything that steps see of a job and change in it.
-#[derive(Debug)]
 pub struct JobContext<'a> {
     request: &'a JobRequest,
     secrets: Secrets,
@@ -90,6 +89,16 @@ pub struct JobContext<'a> {
     pub defaults: IndexMap<String, String>,
     /// Where things are in the sandbox.
     pub layout: Layout,
+}
+
+impl std::fmt::Debug for JobContext<'_> {
+    /// Leaves out contexts and environment: secrets went into them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobContext")
+            .field("status", &self.status)
+            .field("layout", &self.layout)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> JobContext<'a> {
@@ -259,7 +268,7 @@ fn runner(request: &JobRequest, options: &Options, layout: &Layout) -> Object {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workflow::token::TemplateToken;
+    use crate::{job::request::MaskHint, workflow::token::TemplateToken};
 
     fn request() -> JobRequest {
         let mut request = JobRequest::default();
@@ -279,6 +288,20 @@ mod tests {
     fn evaluate(context: &JobContext<'_>, expression: &str) -> String {
         let token = TemplateToken::expression(expression);
         context.evaluator(&context.env).string(&token).unwrap()
+    }
+
+    #[test]
+    fn no_secret_is_in_what_a_developer_prints() {
+        let mut request = request();
+        request.mask.push(MaskHint::Literal("hush".to_owned()));
+        let mut context = JobContext::new(&request, &Options::default());
+        context.env.insert("COPY".to_owned(), "hush".to_owned());
+        let evaluator = context.evaluator(&context.env);
+        let shown = format!("{request:?} {context:?} {evaluator:?}");
+        assert!(
+            !shown.contains("hush") && !shown.contains("t0ken"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -243,12 +243,22 @@ impl Variables {
 }
 
 /// Something to hide in logs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum MaskHint {
     /// A regular expression.
     Regex(String),
     /// A text.
     Literal(String),
+}
+
+impl fmt::Debug for MaskHint {
+    /// Names the kind only: what is to be hidden is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Regex(_) => "Regex",
+            Self::Literal(_) => "Literal",
+        })
+    }
 }
 
 /// A service that the job may call.

@@ -33,7 +33,6 @@ pub struct TemplateError {
 }
 
 /// Evaluates tokens against the contexts of one moment of a job.
-#[derive(Debug)]
 pub struct Evaluator<'a> {
     /// Contexts by name, all but `secrets`.
     pub values: Object,
@@ -43,6 +42,15 @@ pub struct Evaluator<'a> {
     pub status: Conclusion,
     /// Files that places refer to.
     pub files: &'a [String],
+}
+
+impl std::fmt::Debug for Evaluator<'_> {
+    /// Leaves out the contexts: secrets went into them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Evaluator")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Evaluator<'_> {
