@@ -46,6 +46,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
         context: JobContext::new(request, options),
         clock: JobClock::new(cancellation, options.timeout, options.cancel_grace),
         programs: Programs::default(),
+        set: 0,
         debug,
     };
     // Secrets first: nothing is reported before they are known.
@@ -80,6 +81,8 @@ pub(super) struct JobRun<'a, S, R> {
     pub(super) context: JobContext<'a>,
     pub(super) clock: JobClock,
     pub(super) programs: Programs,
+    /// Bytes of names and values that steps set so far.
+    pub(super) set: usize,
     pub(super) debug: bool,
 }
 

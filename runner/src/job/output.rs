@@ -12,6 +12,8 @@ use super::{
 
 /// Sum of names and values, in bytes, that commands of one step may set.
 const MAX_SET: usize = 16 << 20;
+/// The same of all steps of one job: a job may have thousands, and the worker keeps all of it.
+const MAX_SET_BY_JOB: usize = 64 << 20;
 
 /// What a step changed in the job.
 #[derive(Default)]
@@ -44,11 +46,20 @@ pub(super) struct StepOutput<'a, R> {
     splitters: [LineSplitter; 2],
     /// For each stream, whether the rest of a line that is too long is thrown away.
     dropping: [bool; 2],
-    set: usize,
+    /// Bytes that this step set, and those that steps before it did.
+    pub(super) set: usize,
+    set_before: usize,
 }
 
 impl<'a, R: Reporter> StepOutput<'a, R> {
-    pub(super) fn new(log: StepLog<'a, R>, masker: &'a Masker, policy: Policy, echo: bool) -> Self {
+    /// The output of a step before which the job's steps had set `set_before` bytes.
+    pub(super) fn new(
+        log: StepLog<'a, R>,
+        masker: &'a Masker,
+        policy: Policy,
+        echo: bool,
+        set_before: usize,
+    ) -> Self {
         let splitter = || LineSplitter::new(masker.clone(), MAX_LINE);
         Self {
             log,
@@ -58,6 +69,7 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
             splitters: [splitter(), splitter()],
             dropping: [false; 2],
             set: 0,
+            set_before,
         }
     }
 
@@ -147,14 +159,18 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
 
     /// Counts what commands set; too much fails the step once.
     async fn count(&mut self, name: &str, value: &str) -> bool {
+        let limit = MAX_SET.min(MAX_SET_BY_JOB.saturating_sub(self.set_before));
         let before = self.set;
         self.set = self.set.saturating_add(name.len() + value.len());
-        if self.set <= MAX_SET {
+        if self.set <= limit {
             return true;
         }
-        if before <= MAX_SET {
-            let limit = MAX_SET >> 20;
-            let message = format!("The commands of this step set more than {limit} MiB of values.");
+        if before <= limit {
+            let (who, limit) = match limit {
+                MAX_SET => ("commands of this step", MAX_SET >> 20),
+                _ => ("steps of this job", MAX_SET_BY_JOB >> 20),
+            };
+            let message = format!("The {who} set more than {limit} MiB of values.");
             self.log.error(&message).await;
         }
         self.changes.failed = true;

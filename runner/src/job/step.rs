@@ -62,7 +62,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         let name = display_name(&self.context, step, seen);
         let log = self.log(number);
         log.start(&name).await;
-        let mut output = StepOutput::new(log, &self.masker, policy(seen), self.debug);
+        let mut output = StepOutput::new(log, &self.masker, policy(seen), self.debug, self.set);
         let (ended, lost) = match &env {
             Err(error) => {
                 output.log.error(&error.to_string()).await;
@@ -75,7 +75,9 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             conclusion,
         } = ended;
         let changes = std::mem::take(&mut output.changes);
+        let set = output.set;
         let record = output.log.finish(&name, outcome, conclusion).await;
+        self.set = self.set.saturating_add(set);
         self.keep(step, changes, outcome, conclusion);
         (record, lost)
     }

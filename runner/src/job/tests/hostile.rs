@@ -115,6 +115,24 @@ async fn commands_cannot_fill_the_memory_with_values() {
 }
 
 #[tokio::test]
+async fn many_steps_cannot_fill_the_memory_with_values_either() {
+    let steps = (0..8).map(|index| run(&format!("s{index}"), "x")).collect();
+    let job = Job::new(steps, |_, request, files| {
+        let content = format!("x={}\n", "v".repeat(10 << 20));
+        write(request, files, "GITHUB_OUTPUT", &content);
+        Reply::exit(0)
+    });
+    let outcome = job.execute().await;
+    // Six fit into 64 MiB, the seventh fails, and the rest is skipped.
+    let mut expected = vec!["success/success"; 6];
+    expected.push("failure/failure");
+    expected.push("skipped/skipped");
+    assert_eq!(results(&outcome), expected);
+    let message = "##[error]The steps of this job set more than 64 MiB of values.";
+    assert!(job.reporter.lines(8).iter().any(|line| line == message));
+}
+
+#[tokio::test]
 async fn only_ten_annotations_of_a_level_leave_the_log() {
     let job = Job::new(vec![run("", "x")], |_, _, _| {
         Reply::stdout("::warning::w\n".repeat(50)).then_exit(0)
