@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::Path,
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
 };
 
 use libtest_mimic::{Failed, Trial};
@@ -35,6 +37,11 @@ fn main() -> ExitCode {
             secrets,
         ),
         Trial::test("a_step_that_takes_too_long_is_stopped_and_said_so", timeout),
+        Trial::test(
+            "an_interrupted_run_is_cancelled_cleans_up_and_leaves_nothing",
+            interrupted,
+        ),
+        Trial::test("a_second_interrupt_ends_at_once", interrupted_twice),
         Trial::test(
             "what_is_not_supported_is_refused_by_name_and_line_before_anything_runs",
             unsupported,
@@ -205,6 +212,71 @@ fn timeout() -> Result<(), Failed> {
         "{}",
         ended.stdout
     );
+    Ok(())
+}
+
+const INTERRUPTED: &str = "on: push
+jobs:
+  a:
+    runs-on: sandbox
+    steps:
+      - run: |
+          echo now-running
+          sleep 600
+      - run: echo skipped-by-cancellation
+      - if: always()
+        run: echo cleaned-up; sleep 5
+  b:
+    needs: a
+    runs-on: sandbox
+    steps: [{run: echo unreachable}]
+";
+
+/// Starts the workflow above, waits for its first step, interrupts it so many times, and returns
+/// what it said in the end.
+fn interrupt_run(times: u32) -> Result<Ended, Failed> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("ci.yml"), INTERRUPTED)?;
+    git_init(folder.path());
+    let mut command = bench().mayfly(["run", "ci.yml"]);
+    command
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
+    let mut said = String::new();
+    while !said.lines().any(|line| line.trim() == "now-running") {
+        said += &(lines.next().ok_or("it ended too early")?? + "\n");
+    }
+    let id = i32::try_from(child.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .ok_or("no pid")?;
+    for _ in 0..times {
+        rustix::process::kill_process(id, rustix::process::Signal::INT)?;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    for line in lines {
+        said += &(line? + "\n");
+    }
+    let mut ended = Ended::from(child.wait_with_output()?);
+    ended.stdout = said;
+    mayfly_tests::processes::wait_until_none(Duration::from_secs(10));
+    Ok(ended)
+}
+
+fn interrupted() -> Result<(), Failed> {
+    let ended = interrupt_run(1)?.expect_code(130);
+    assert!(ended.stdout.contains("cleaned-up"), "{}", ended.stdout);
+    assert!(!ended.stdout.contains("unreachable"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("cancelling"), "{}", ended.stderr);
+    Ok(())
+}
+
+fn interrupted_twice() -> Result<(), Failed> {
+    let ended = interrupt_run(2)?.expect_code(130);
+    assert!(!ended.stdout.contains("Job a: success"), "{}", ended.stdout);
     Ok(())
 }
 
