@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("mayfly: {:#}", failure.cause);
+            eprintln!("mayfly: {}", describe(&failure.cause));
             failure.exit.into()
         }
     }
@@ -148,4 +148,30 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
+}
+
+/// An error with its causes, those left out that a message before them names already.
+fn describe(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::describe;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let named = anyhow::anyhow!("gone").context("cannot read x: gone; do this");
+        assert_eq!(describe(&named), "cannot read x: gone; do this");
+        let unnamed = anyhow::anyhow!("gone").context("cannot read x");
+        assert_eq!(describe(&unnamed), "cannot read x: gone");
+    }
 }
