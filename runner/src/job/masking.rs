@@ -25,8 +25,9 @@ pub const MASK: &str = "***";
 /// could otherwise fill the worker's memory with `::add-mask::`.
 const MAX_LITERAL_BYTES: usize = 8 << 20;
 
-/// New values wait in a small automaton of at most this many before the large one is built anew,
-/// so that a step adding values one by one costs little each time.
+/// An automaton of at most this many values is built anew for each new one. Larger ones are joined
+/// only with those of about their size, so that no value takes part in more than a few builds,
+/// however many a step adds one by one.
 const RECENT: usize = 256;
 
 /// Compiled size, in bytes, that one pattern of the job message may have.
@@ -65,9 +66,14 @@ struct State {
     literals: HashSet<Literal>,
     bytes: usize,
     longest: usize,
-    recent: Vec<Literal>,
-    automata: [Option<contiguous::NFA>; 2],
+    /// The literals again, in automata of falling size.
+    levels: Vec<Level>,
     patterns: Vec<regex::Regex>,
+}
+
+struct Level {
+    literals: Vec<Literal>,
+    automaton: contiguous::NFA,
 }
 
 impl fmt::Debug for Masker {
@@ -179,8 +185,8 @@ impl Masker {
         if masked > 0 {
             spans.push(0..masked.min(text.len()));
         }
-        for automaton in state.automata.iter().flatten() {
-            search(automaton, text.as_bytes(), &mut spans);
+        for level in &state.levels {
+            search(&level.automaton, text.as_bytes(), &mut spans);
         }
         for pattern in &state.patterns {
             let found = pattern.find_iter(text).map(|found| found.range());
@@ -221,19 +227,25 @@ impl State {
         if self.bytes + added > MAX_LITERAL_BYTES {
             return Err(MaskError::TooMany);
         }
-        self.bytes += added;
-        self.longest = fresh
-            .iter()
-            .map(|v| v.text().len())
-            .fold(self.longest, usize::max);
-        self.literals.extend(fresh.iter().cloned());
-        self.recent.append(&mut fresh);
-        if self.recent.len() > RECENT {
-            self.recent.clear();
-            self.automata = [Some(automaton(self.literals.iter())?), None];
-        } else {
-            self.automata[1] = Some(automaton(self.recent.iter())?);
+        let (mut from, mut count) = (self.levels.len(), fresh.len());
+        while let Some(level) = from.checked_sub(1).and_then(|last| self.levels.get(last))
+            && level.literals.len() <= RECENT.max(2 * count)
+        {
+            count += level.literals.len();
+            from -= 1;
         }
+        let joined = self.levels[from..].iter().flat_map(|level| &level.literals);
+        let literals: Vec<Literal> = joined.chain(&fresh).cloned().collect();
+        let automaton = automaton(literals.iter())?;
+        self.levels.truncate(from);
+        self.levels.push(Level {
+            literals,
+            automaton,
+        });
+        self.bytes += added;
+        let lengths = fresh.iter().map(|value| value.text().len());
+        self.longest = lengths.fold(self.longest, usize::max);
+        self.literals.extend(fresh);
         Ok(())
     }
 }
@@ -251,13 +263,15 @@ fn search(automaton: &contiguous::NFA, text: &[u8], spans: &mut Vec<Range<usize>
     let Ok(mut state) = automaton.start_state(Anchored::No) else {
         return;
     };
+    // Spans of other automata stand before these, and anywhere in the text.
+    let first = spans.len();
     for (index, byte) in text.iter().enumerate() {
         state = automaton.next_state(Anchored::No, state, *byte);
         if automaton.is_special(state) && automaton.is_match(state) {
             // A state's own value comes first and its suffixes after it.
             let length = automaton.pattern_len(automaton.match_pattern(state, 0));
             let range = index + 1 - length..index + 1;
-            match spans.last_mut() {
+            match spans[first..].last_mut() {
                 Some(last) if range.start <= last.end => {
                     last.start = last.start.min(range.start);
                     last.end = last.end.max(range.end);
@@ -297,6 +311,43 @@ fn replace(text: &str, spans: &[Range<usize>]) -> String {
 mod tests {
     use base64::{Engine, engine::general_purpose::STANDARD};
     use proptest::prelude::*;
+
+    #[test]
+    fn values_of_different_automata_hide_nothing_between_them() {
+        let masker = Masker::new();
+        masker.add("first-secret").unwrap();
+        for index in 0..100 {
+            masker.add(&format!("filler-{index}-value")).unwrap();
+        }
+        masker.add("later-secret").unwrap();
+        assert!(masker.read().levels.len() > 1);
+        assert_eq!(
+            masker.mask("later-secret is not first-secret"),
+            "*** is not ***"
+        );
+        assert_eq!(
+            masker.mask("first-secret is not later-secret"),
+            "*** is not ***"
+        );
+    }
+
+    #[test]
+    fn a_value_takes_part_in_few_builds_however_many_come_one_by_one() {
+        let masker = Masker::new();
+        let (mut built, mut before) = (0, 0);
+        for index in 0..2000 {
+            masker.add(&format!("value-{index}-of-a-step")).unwrap();
+            let state = masker.read();
+            // What came and the levels it was joined with were built.
+            let last = state.levels.last().unwrap().literals.len();
+            built += if last > RECENT { last } else { 0 };
+            before = state.literals.len();
+        }
+        assert!(before > 10_000, "{before}");
+        assert!(built < before * 20, "{built} of {before}");
+        assert_eq!(masker.mask("x value-1999-of-a-step y"), "x *** y");
+        assert_eq!(masker.mask("x value-0-of-a-step y"), "x *** y");
+    }
 
     use super::*;
 
