@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::printable;
+
 mod copy;
 mod doctor;
 mod exec;
@@ -113,6 +115,7 @@ enum Command {
 /// Parses the command line, runs the command, reports its failure on stderr.
 #[must_use]
 pub fn main() -> ExitCode {
+    end_quietly_without_readers();
     if let Err(cause) = protect::protect_memory() {
         eprintln!("mayfly: cannot keep other processes out of this one's memory: {cause}");
         return Exit::Machine.into();
@@ -143,6 +146,19 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Ends as other programs do when nobody reads what is printed any more (`mayfly image ls | head`):
+/// without a word, as if by SIGPIPE, which the Rust runtime ignores.
+fn end_quietly_without_readers() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>();
+        if message.is_some_and(|message| message.starts_with("failed printing to std")) {
+            std::process::exit(128 + rustix::process::Signal::PIPE.as_raw());
+        }
+        usual(panic);
+    }));
+}
+
 /// The runtime of a command that talks to sandboxes.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
@@ -150,7 +166,8 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// An error with its causes, those left out that a message before them names already.
+/// An error with its causes, those left out that a message before them names already. It may quote
+/// a workflow file or a guest, and so has no control characters.
 fn describe(error: &anyhow::Error) -> String {
     let mut said = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -160,7 +177,7 @@ fn describe(error: &anyhow::Error) -> String {
             said = format!("{said}: {cause}");
         }
     }
-    said
+    printable::lines(&said)
 }
 
 #[cfg(test)]
@@ -173,5 +190,7 @@ mod tests {
         assert_eq!(describe(&named), "cannot read x: gone; do this");
         let unnamed = anyhow::anyhow!("gone").context("cannot read x");
         assert_eq!(describe(&unnamed), "cannot read x: gone");
+        let hostile = anyhow::anyhow!("no job \x1b]0;owned\x07\nnext");
+        assert_eq!(describe(&hostile), "no job  ]0;owned \nnext");
     }
 }

@@ -18,6 +18,7 @@ use crate::{
         interrupt::{Interrupts, interrupted},
     },
     job::{Canceller, cancellation, outcome::Conclusion},
+    printable,
     workflow::plan::{JobOutcome, JobResult, Outcomes, Plan, Prepared, PreparedJob},
 };
 
@@ -204,6 +205,7 @@ impl Schedule {
             }
         };
         if let Some(error) = done.error {
+            let error = printable::lines(&error.to_string());
             eprintln!("mayfly: job {}: {error}", done.job);
             self.machine_failed = true;
         }
