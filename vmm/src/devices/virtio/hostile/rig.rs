@@ -21,7 +21,7 @@ use super::super::vsock::{Vsock, VsockState};
 use crate::config::{DiskConfig, NetConfig, VsockConfig};
 
 /// Longest that one notification may take, on a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(120);
 pub(super) const VSOCK_CID: u64 = 5;
 pub(super) const GUEST_PORT: u32 = 1024;
 
