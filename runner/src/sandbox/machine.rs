@@ -1,10 +1,10 @@
 //! One VMM process with its files and sockets: what booting a template and restoring a sandbox share.
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::{
-        fs::{DirBuilderExt, FileExt},
+        fs::{DirBuilderExt, FileExt, MetadataExt},
         net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -19,12 +19,23 @@ use mayfly_vmm::{
     process::{Descriptors, Ended, SpawnVmmError, VmmProcess},
 };
 
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with},
+};
+
 use super::{agent::AgentClient, identity::Uniqueness};
 use crate::{
     config::{Installation, LocateError},
     printable,
 };
 
+/// How the name of a machine's folder begins.
+const FOLDER: &str = "mayfly-";
+/// Name of the vsock device's socket in it.
+const SOCKET: &str = "vsock";
+/// After this time a machine's socket listens, if it ever will.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Console output that is kept, in bytes.
 const CONSOLE_LIMIT: u64 = 1 << 20;
 /// How much of the console's end an error shows, in bytes.
@@ -110,10 +121,10 @@ impl Machine {
     ) -> Result<Self, StartMachineError> {
         let program = installation.vmm()?;
         let folder = tempfile::Builder::new()
-            .prefix("mayfly-")
+            .prefix(FOLDER)
             .tempdir()
             .map_err(|cause| prepare("create a folder in", &std::env::temp_dir(), cause))?;
-        let socket = folder.path().join("vsock");
+        let socket = folder.path().join(SOCKET);
         let listener =
             UnixListener::bind(&socket).map_err(|cause| prepare("listen on", &socket, cause))?;
         let console = unnamed_file(&std::env::temp_dir())?;
@@ -221,6 +232,36 @@ fn prepare(step: &'static str, path: &Path, cause: io::Error) -> StartMachineErr
     }
 }
 
+/// Removes folders of machines whose `mayfly` was killed: at their socket nobody listens any more.
+pub(super) fn remove_abandoned(parent: &Path) {
+    let own = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let named = entry.file_name().to_string_lossy().starts_with(FOLDER);
+        let settled = |metadata: &fs::Metadata| {
+            let age = metadata.modified().ok().and_then(|at| at.elapsed().ok());
+            age.is_some_and(|age| age > SETTLED)
+        };
+        // Does not follow a symbolic link.
+        let ours = |metadata: fs::Metadata| {
+            metadata.is_dir() && metadata.uid() == own && settled(&metadata)
+        };
+        if named && entry.metadata().is_ok_and(ours) && is_abandoned(&entry.path().join(SOCKET)) {
+            // What another command removes at the same time is removed.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// A machine that lives takes the connection, or has no room for it; either is no refusal.
+fn is_abandoned(socket: &Path) -> bool {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let connected = SocketAddrUnix::new(socket).and_then(|address| {
+        let ours = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&ours, &address)
+    });
+    connected == Err(Errno::CONNREFUSED)
+}
+
 /// A file without a name: it vanishes with its last descriptor, however the processes end.
 fn unnamed_file(folder: &Path) -> Result<File, StartMachineError> {
     DirBuilder::new()
@@ -246,9 +287,44 @@ fn tail(console: &File) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Seek, Write};
+    use std::{
+        fs::{self, File},
+        io::{Read, Seek, Write},
+        os::unix::net::UnixListener,
+        path::Path,
+        time::SystemTime,
+    };
 
-    use super::tail;
+    use super::{SETTLED, remove_abandoned, tail};
+
+    #[test]
+    fn folders_of_machines_whose_mayfly_was_killed_are_removed_and_no_others() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = parent.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            folder
+        };
+        let age = |folder: &Path| {
+            let past = SystemTime::now() - 2 * SETTLED;
+            File::open(folder).unwrap().set_modified(past).unwrap();
+        };
+        let (dead, alive) = (folder("mayfly-dead"), folder("mayfly-alive"));
+        drop(UnixListener::bind(dead.join("vsock")).unwrap());
+        let _listener = UnixListener::bind(alive.join("vsock")).unwrap();
+        let (beginning, other) = (folder("mayfly-beginning"), folder("other"));
+        for folder in [&beginning, &other] {
+            drop(UnixListener::bind(folder.join("vsock")).unwrap());
+        }
+        for folder in [&dead, &alive, &other] {
+            age(folder);
+        }
+
+        remove_abandoned(parent.path());
+
+        assert!(!dead.exists());
+        assert!(alive.exists() && beginning.exists() && other.exists());
+    }
 
     #[test]
     fn the_consoles_end_is_shown_without_escapes_and_without_moving_its_writer() {

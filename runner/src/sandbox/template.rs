@@ -31,7 +31,7 @@ use mayfly_vmm::{
 use super::{
     SandboxError,
     identity::Uniqueness,
-    machine::{Disks, Machine, StartFrom, StartMachineError},
+    machine::{Disks, Machine, StartFrom, StartMachineError, remove_abandoned},
 };
 use crate::config::Installation;
 
@@ -110,6 +110,7 @@ impl Template {
         size: MachineConfig,
         progress: &mut Progress<'_>,
     ) -> Result<Self, TemplateError> {
+        remove_abandoned(&std::env::temp_dir());
         let guard = Arc::new(image.hold()?);
         image.verify(&mut |_, _| ())?;
         let key = SnapshotKey::here(&image.digest.to_string(), size)
