@@ -122,9 +122,10 @@ fn start(spec: &ExecSpec, context: &Context) -> Result<Started, ExecError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     become_step(&mut command, user, procs);
-    let child = command
-        .spawn()
-        .map_err(|error| ExecError::Program(program, error))?;
+    let child = command.spawn().map_err(|error| {
+        cgroup.iter().for_each(Cgroup::remove_if_empty);
+        ExecError::Program(program, error)
+    })?;
     let pid = rustix::process::Pid::from_child(&child);
     let flags = rustix::process::PidfdFlags::empty();
     match rustix::process::pidfd_open(pid, flags) {

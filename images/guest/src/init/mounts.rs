@@ -4,13 +4,22 @@
 use std::{
     ffi::CStr,
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, PermissionsExt, symlink},
+    },
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
+use rustix::{
+    fs::CWD,
+    mount::{
+        MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_move, move_mount,
+        open_tree, unmount,
+    },
+};
 use thiserror::Error;
 
 /// Why a file system was not mounted.
@@ -66,8 +75,9 @@ pub(super) fn kernel_file_systems() -> Result<(), MountError> {
     make_mount("devtmpfs", "/dev", "devtmpfs", devices, Some(c"mode=0755"))
 }
 
-/// Makes the image, with the disk over it, the root; frees the initramfs.
-pub(super) fn switch_root() -> Result<(), MountError> {
+/// Makes the image, with the disk over it, the root; frees the initramfs. The folders `on_disk` are
+/// on the disk itself.
+pub(super) fn switch_root(on_disk: &[String]) -> Result<(), MountError> {
     wait_for(IMAGE)?;
     wait_for(DISK)?;
     let read_only = MountFlags::RDONLY.union(MountFlags::NODEV);
@@ -79,6 +89,9 @@ pub(super) fn switch_root() -> Result<(), MountError> {
     }
     let root = MountFlags::NOATIME.union(MountFlags::NODEV);
     make_mount("overlay", NEW_ROOT, "overlay", root, Some(OVERLAY_OPTIONS))?;
+    let trees: Vec<_> = (0..on_disk.len())
+        .map(disk_tree)
+        .collect::<Result<_, _>>()?;
     // The overlay holds both itself; steps see neither.
     for folder in ["/image", "/disk"] {
         unmount(folder, UnmountFlags::DETACH).map_err(step("hiding", folder))?;
@@ -93,7 +106,27 @@ pub(super) fn switch_root() -> Result<(), MountError> {
     mount_move(".", "/").map_err(step("moving to /", NEW_ROOT))?;
     rustix::process::chroot(".").map_err(step("changing the root to", NEW_ROOT))?;
     rustix::process::chdir("/").map_err(step("entering", "/"))?;
+    for (folder, tree) in on_disk.iter().zip(trees) {
+        // Only now, so that symbolic links on the way are those of the root.
+        fs::create_dir_all(folder).map_err(step("making", folder))?;
+        move_mount(
+            &tree,
+            "",
+            CWD,
+            folder.as_str(),
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .map_err(step("mounting the disk on", folder))?;
+    }
     around_root()
+}
+
+/// A new folder of the disk as a mount that is not anywhere yet.
+fn disk_tree(number: usize) -> Result<OwnedFd, MountError> {
+    let folder = format!("/disk/folder{number}");
+    make_folder(&folder)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, folder.as_str(), flags).map_err(step("opening", &folder))
 }
 
 /// What a system has beside its disk.
@@ -113,6 +146,11 @@ fn around_root() -> Result<(), MountError> {
     )?;
     make_mount("cgroup2", "/sys/fs/cgroup", "cgroup2", PLAIN, None)?;
     make_folder("/run/lock")?;
+    // A root that was brought along may lack these: the identity is written to the one, and a
+    // command starts in the other.
+    for folder in ["/etc", "/root"] {
+        make_folder(folder)?;
+    }
     // /tmp stays on the disk: builds put more there than there is memory.
     make_folder("/tmp")?;
     for folder in ["/tmp", "/run/lock"] {

@@ -10,6 +10,9 @@ pub(super) struct Options {
     /// `mayfly.ptrace_scope=N`: Yama's scope, 0 to 3; 1 by default, so that debuggers work on
     /// their own children.
     pub(super) ptrace_scope: u8,
+    /// `mayfly.disk=/a,/b`: folders that are the private disk itself and no overlay, for what
+    /// cannot live on one (Docker's storage is overlays, which the kernel does not stack like that).
+    pub(super) disk: Vec<String>,
 }
 
 impl Options {
@@ -22,10 +25,15 @@ impl Options {
         let mut options = Self {
             modules: false,
             ptrace_scope: 1,
+            disk: Vec::new(),
         };
         for word in line.split_ascii_whitespace() {
             match word.split_once('=') {
                 Some(("mayfly.modules", value)) => options.modules = value == "1",
+                Some(("mayfly.disk", value)) => {
+                    let plain = |path: &&str| path.starts_with('/') && !path.contains("..");
+                    options.disk = value.split(',').filter(plain).map(str::to_owned).collect();
+                }
                 Some(("mayfly.ptrace_scope", value)) => {
                     let scope = value.parse().ok().filter(|scope| *scope <= 3);
                     options.ptrace_scope = scope.unwrap_or(1);
@@ -126,6 +134,12 @@ mod tests {
         assert_eq!((options.modules, options.ptrace_scope), (false, 1));
         let last = options.sysctls().pop();
         assert_eq!(last, Some(("kernel/modules_disabled", "1".into())));
+    }
+
+    #[test]
+    fn folders_on_the_disk_are_absolute_and_plain() {
+        let options = Options::parse("mayfly.disk=/var/lib/docker,etc,/a/../b,/srv");
+        assert_eq!(options.disk, ["/var/lib/docker", "/srv"]);
     }
 
     #[test]
