@@ -14,6 +14,7 @@ use libtest_mimic::{Arguments, Trial};
 use mayfly::config::Installation;
 use mayfly_vmm::{probe, softkvm};
 
+pub mod archives;
 pub mod conditions;
 pub mod guests;
 pub mod processes;
