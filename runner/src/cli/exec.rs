@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     thread,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -11,14 +12,19 @@ use tokio::{signal::unix::SignalKind, sync::mpsc};
 use mayfly_vmm::process::Ended;
 
 use super::{
-    CommandResult, Exit, Failure, copy, interrupt::Interrupts, kvm, machine::MachineArgs, pairs,
+    CommandResult, Exit, Failure, copy,
+    interrupt::{Interrupts, interrupted},
+    kvm,
+    machine::MachineArgs,
+    pairs,
 };
 use crate::{
     config::Installation,
     sandbox::{Exec, ExecEvent, ExecInput, ExecRequest, Sandbox, SandboxError},
 };
 
-/// Runs one command in a fresh sandbox; streams, exit code and signals pass through.
+/// Runs one command in a fresh sandbox; streams, exit code and signals pass through. Three signals
+/// within two seconds end it whatever the command does.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  mayfly exec -- uname -a\n  mayfly exec --cpus 2 --memory 4G --env CI=true -- sh -c 'echo $CI'\n  \
@@ -48,6 +54,9 @@ pub struct ExecArgs {
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<String>,
 }
+
+/// Three signals within this time end `mayfly exec` itself.
+const INSISTENCE: Duration = Duration::from_secs(2);
 
 /// `PATH` of a command for which the caller names none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -140,8 +149,13 @@ async fn started(
 /// Connects the process to this one's streams and signals until it ends.
 async fn stream(mut exec: Exec) -> CommandResult {
     forward_stdin(exec.input.clone());
-    forward_signals(&exec.input)?;
-    while let Some(event) = exec.events.recv().await {
+    let mut insisted = forward_signals(&exec.input)?;
+    loop {
+        let event = tokio::select! {
+            event = exec.events.recv() => event,
+            Some(number) = insisted.recv() => return Err(interrupted(number)),
+        };
+        let Some(event) = event else { break };
         match event {
             ExecEvent::Stdout(bytes) => write_all(&mut io::stdout().lock(), &bytes)?,
             ExecEvent::Stderr(bytes) => write_all(&mut io::stderr().lock(), &bytes)?,
@@ -187,8 +201,10 @@ fn forward_stdin(input: mpsc::Sender<ExecInput>) {
     });
 }
 
-/// Passes interrupt, termination, hang-up and quit to the command's process group.
-fn forward_signals(input: &mpsc::Sender<ExecInput>) -> io::Result<()> {
+/// Passes interrupt, termination, hang-up and quit to the command's process group. What it gives
+/// has a signal when a person insists: a hostile guest need not end for any.
+fn forward_signals(input: &mpsc::Sender<ExecInput>) -> io::Result<mpsc::Receiver<i32>> {
+    let (all, mut signals) = mpsc::channel(1);
     for kind in [
         SignalKind::interrupt(),
         SignalKind::terminate(),
@@ -196,20 +212,31 @@ fn forward_signals(input: &mpsc::Sender<ExecInput>) -> io::Result<()> {
         SignalKind::quit(),
     ] {
         let mut signals = tokio::signal::unix::signal(kind)?;
-        let input = input.clone();
+        let all = all.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                if input
-                    .send(ExecInput::Signal(kind.as_raw_value()))
-                    .await
-                    .is_err()
-                {
+                if all.send(kind.as_raw_value()).await.is_err() {
                     return;
                 }
             }
         });
     }
-    Ok(())
+    let (insist, insisted) = mpsc::channel(1);
+    let input = input.clone();
+    tokio::spawn(async move {
+        let mut before = Vec::new();
+        while let Some(number) = signals.recv().await {
+            // It may have to wait for input that the guest does not take; this loop must not.
+            let input = input.clone();
+            tokio::spawn(async move { input.send(ExecInput::Signal(number)).await });
+            before.retain(|at: &Instant| at.elapsed() < INSISTENCE);
+            before.push(Instant::now());
+            if before.len() >= 3 && insist.send(number).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(insisted)
 }
 
 fn environment(given: &[pairs::Argument]) -> Result<Vec<(String, String)>, Failure> {
@@ -249,15 +276,22 @@ mod tests {
         args: ExecArgs,
     }
 
-    /// A guest whose command ends well and that then withholds its files.
-    struct Withholding;
+    /// A guest that withholds its files, and perhaps the end of its command.
+    struct Withholding {
+        ends: bool,
+    }
 
     impl Sandbox for Withholding {
         async fn exec(&self, _: ExecRequest) -> Result<Exec, SandboxError> {
             let (sender, events) = mpsc::channel(1);
-            let ended = ExecEvent::Exited(ExecStatus::Code(0));
-            sender.send(ended).await.map_err(|_| withheld())?;
-            let (input, _) = mpsc::channel(1);
+            let (input, inputs) = mpsc::channel(1);
+            if self.ends {
+                let ended = ExecEvent::Exited(ExecStatus::Code(0));
+                sender.send(ended).await.map_err(|_| withheld())?;
+            } else {
+                // Neither end is ever used again, nor closed.
+                std::mem::forget((sender, inputs));
+            }
             Ok(Exec { events, input })
         }
 
@@ -296,21 +330,35 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_guest_that_withholds_its_files_can_be_interrupted() {
+        // Both in one test: signals are the whole process's.
+        assert_eq!(
+            left(Withholding { ends: true }, 1).await,
+            Exit::Command(129)
+        );
+        assert_eq!(
+            left(Withholding { ends: false }, 3).await,
+            Exit::Command(129)
+        );
+    }
+
+    /// How `exec` ends after so many signals.
+    async fn left(sandbox: Withholding, signals: usize) -> Exit {
         let folder = tempfile::tempdir().unwrap();
         let spec = format!("/out:{}", folder.path().join("out").display());
         let Line { args } = Line::parse_from(["exec", "--copy-out", &spec, "--", "true"]);
         let interrupts = Interrupts::take().unwrap();
         let interrupt = async {
-            sleep(Duration::from_millis(200)).await;
-            kill_process(getpid(), Signal::HUP).unwrap();
+            for _ in 0..signals {
+                sleep(Duration::from_millis(200)).await;
+                kill_process(getpid(), Signal::HUP).unwrap();
+            }
             pending::<()>().await;
         };
-        let run = in_sandbox(&args, Vec::new(), Vec::new(), &Withholding, interrupts);
+        let run = in_sandbox(&args, Vec::new(), Vec::new(), &sandbox, interrupts);
         let ended = tokio::select! {
             ended = timeout(Duration::from_secs(20), run) => ended,
             () = interrupt => unreachable!("never ends"),
         };
-        let failure = ended.expect("the interrupt was heard").unwrap_err();
-        assert_eq!(failure.exit, Exit::Command(129));
+        ended.expect("the interrupt was heard").unwrap_err().exit
     }
 }
