@@ -20,7 +20,7 @@ step "Documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
 step "Unit tests"
-cargo test --locked --workspace --exclude mayfly-tests
+cargo test --locked --no-fail-fast --workspace --exclude mayfly-tests
 
 step "Programs"
 deploy/build.sh
@@ -32,6 +32,6 @@ step "Image minimal, in $MAYFLY_STATE"
 # The scenarios run themselves again under softkvm where KVM is unusable.
 export PATH="$(realpath "${CARGO_TARGET_DIR:-target}/release"):$PATH"
 step "End-to-end: real guests"
-cargo test --locked -p mayfly-tests
+cargo test --locked --no-fail-fast -p mayfly-tests
 
 step "All passed"

@@ -231,7 +231,7 @@ async fn a_daemon_that_holds_the_streams_outlives_the_process_and_does_not_delay
     assert_eq!(status, Some(ExecStatus::Code(0)));
     assert!(started.elapsed() < Duration::from_secs(120));
     assert!(alive(&daemon));
-    agent.sh(&format!("kill -9 {daemon}")).await;
+    finish(agent.sh(&format!("kill -9 {daemon}")).await).await;
     assert!(dies(&daemon).await);
 }
 
