@@ -189,6 +189,29 @@ async fn a_signal_overtakes_standard_input_that_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_signal_overtakes_standard_input_without_end_that_is_not_read() {
+    let agent = Agent::start().await;
+    let mut request = sh("trap 'exit 3' INT; echo up; while :; do sleep 0.05; done");
+    request.stdin = true;
+    let mut exec = agent.client.exec(request).await.expect("starts");
+    assert_eq!(first_line(&mut exec).await, "up");
+    let (input, signals) = (exec.input.clone(), exec.signals.clone());
+    let endless = tokio::spawn(async move {
+        while input
+            .send(ExecInput::Stdin(vec![0; 64 << 10]))
+            .await
+            .is_ok()
+        {}
+    });
+    // Until nothing more fits anywhere.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    signals.send(2).await.expect("runs");
+    let ended = tokio::time::timeout(Duration::from_secs(20), finish(exec)).await;
+    assert_eq!(ended.expect("the signal came").2, Some(ExecStatus::Code(3)));
+    endless.abort();
+}
+
+#[tokio::test]
 async fn a_signal_reaches_the_whole_group_and_is_the_status() {
     let agent = Agent::start().await;
     let mut exec = agent.sh("sleep 300 & echo $!; wait").await;

@@ -149,7 +149,7 @@ async fn started(
 /// Connects the process to this one's streams and signals until it ends.
 async fn stream(mut exec: Exec) -> CommandResult {
     forward_stdin(exec.input.clone());
-    let mut insisted = forward_signals(&exec.input)?;
+    let mut insisted = forward_signals(&exec.signals)?;
     loop {
         let event = tokio::select! {
             event = exec.events.recv() => event,
@@ -203,7 +203,7 @@ fn forward_stdin(input: mpsc::Sender<ExecInput>) {
 
 /// Passes interrupt, termination, hang-up and quit to the command's process group. What it gives
 /// has a signal when a person insists: a hostile guest need not end for any.
-fn forward_signals(input: &mpsc::Sender<ExecInput>) -> io::Result<mpsc::Receiver<i32>> {
+fn forward_signals(guest: &mpsc::Sender<i32>) -> io::Result<mpsc::Receiver<i32>> {
     let (all, mut signals) = mpsc::channel(1);
     for kind in [
         SignalKind::interrupt(),
@@ -222,13 +222,12 @@ fn forward_signals(input: &mpsc::Sender<ExecInput>) -> io::Result<mpsc::Receiver
         });
     }
     let (insist, insisted) = mpsc::channel(1);
-    let input = input.clone();
+    let guest = guest.clone();
     tokio::spawn(async move {
         let mut before = Vec::new();
         while let Some(number) = signals.recv().await {
-            // It may have to wait for input that the guest does not take; this loop must not.
-            let input = input.clone();
-            tokio::spawn(async move { input.send(ExecInput::Signal(number)).await });
+            // A guest that takes no more has enough of them, and must not hold this up.
+            let _ = guest.try_send(number);
             before.retain(|at: &Instant| at.elapsed() < INSISTENCE);
             before.push(Instant::now());
             if before.len() >= 3 && insist.send(number).await.is_err() {
@@ -292,7 +291,12 @@ mod tests {
                 // Neither end is ever used again, nor closed.
                 std::mem::forget((sender, inputs));
             }
-            Ok(Exec { events, input })
+            let (signals, _) = mpsc::channel(1);
+            Ok(Exec {
+                events,
+                input,
+                signals,
+            })
         }
 
         async fn write_file(&self, _: &str, _: u32, _: &[u8]) -> Result<(), SandboxError> {

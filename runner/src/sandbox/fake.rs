@@ -283,7 +283,19 @@ impl Sandbox for FakeSandbox {
             self.clone()
                 .play(index, reply, event_sender, input_receiver),
         );
-        Ok(Exec { events, input })
+        // They arrive where the others do: nothing is ever in their way here.
+        let (signals, mut urgent) = mpsc::channel(16);
+        let others = input.downgrade();
+        tokio::spawn(async move {
+            while let (Some(signal), Some(input)) = (urgent.recv().await, others.upgrade()) {
+                let _ = input.send(ExecInput::Signal(signal)).await;
+            }
+        });
+        Ok(Exec {
+            events,
+            input,
+            signals,
+        })
     }
 
     async fn write_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), SandboxError> {

@@ -96,6 +96,8 @@ pub struct Exec {
     pub events: mpsc::Receiver<ExecEvent>,
     /// Signals for the whole process group, and bytes for stdin.
     pub input: mpsc::Sender<ExecInput>,
+    /// Signals that overtake bytes in `input` which the process does not read.
+    pub signals: mpsc::Sender<i32>,
 }
 
 /// What a running process does.

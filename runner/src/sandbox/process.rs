@@ -26,19 +26,24 @@ const PIECE: usize = 32 << 10;
 pub(super) fn follow(link: Link) -> Exec {
     let (event_sender, events) = mpsc::channel(EVENTS);
     let (input, inputs) = mpsc::channel(INPUTS);
+    let (signals, urgent) = mpsc::channel(INPUTS);
     tokio::spawn(async move {
         let Link { mut reader, writer } = link;
         let credit = Credit::new();
         let result = tokio::select! {
             result = carry_output(&mut reader, &event_sender, &credit) => result,
-            never = carry_input(writer, inputs, &credit) => match never {},
+            never = carry_input(writer, inputs, urgent, &credit) => match never {},
         };
         if let Err(error) = result {
             // The caller sees the stream close without an exit; the reason is for the log.
             tracing::warn!(%error, "a process in the sandbox was lost");
         }
     });
-    Exec { events, input }
+    Exec {
+        events,
+        input,
+        signals,
+    }
 }
 
 /// Bytes of standard input that the guest still takes.
@@ -119,6 +124,7 @@ fn event(frame: Frame, credit: &Credit) -> Result<Option<ExecEvent>, SandboxErro
 async fn carry_input(
     mut writer: LinkWriter,
     mut inputs: mpsc::Receiver<ExecInput>,
+    mut urgent: mpsc::Receiver<i32>,
     credit: &Credit,
 ) -> std::convert::Infallible {
     let mut pending = VecDeque::new();
@@ -128,6 +134,9 @@ async fn carry_input(
         let room = open && pending.len() < PENDING;
         let sent = tokio::select! {
             biased;
+            Some(signal) = urgent.recv() => {
+                writer.frame(FrameKind::Signal, &signal.to_le_bytes()).await
+            }
             input = inputs.recv(), if room => match input {
                 Some(ExecInput::Signal(signal)) => {
                     writer.frame(FrameKind::Signal, &signal.to_le_bytes()).await
