@@ -41,7 +41,7 @@ pub struct ExecArgs {
     /// Working directory in the sandbox.
     #[arg(long, value_name = "DIR", default_value = "/root")]
     workdir: String,
-    /// User in the sandbox, by name or number.
+    /// User in the sandbox, by name or number; root without it.
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Copy a file or folder in before the command starts.
