@@ -17,6 +17,9 @@ use crate::progress::Progress;
 /// How much of what a tool said is kept for its error.
 const TAIL: usize = 20;
 
+/// How much may follow what a consumer of a tool's output needed.
+const PADDING: u64 = 64 << 20;
+
 /// A program and the Debian package that brings it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tool {
@@ -190,7 +193,7 @@ impl Tool {
         self,
         mut command: Command,
         progress: &mut Progress<'_>,
-        consume: impl FnOnce(ChildStdout, &mut dyn FnMut(u64)) -> Result<T, E> + Send,
+        consume: impl FnOnce(&mut ChildStdout, &mut dyn FnMut(u64)) -> Result<T, E> + Send,
     ) -> Result<Result<T, E>, ToolError> {
         let failed = |error| ToolError::Run {
             program: self.program,
@@ -203,7 +206,7 @@ impl Tool {
         let mut child = command.spawn().map_err(failed)?;
         // `Child::wait` closes standard input before it waits, and the tool must not see that.
         let lifeline = child.stdin.take();
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        let (Some(mut stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(failed(io::ErrorKind::BrokenPipe.into()));
         };
         let (sender, receiver) = mpsc::channel();
@@ -211,10 +214,16 @@ impl Tool {
             let lines = sender.clone();
             scope.spawn(move || forward(stderr, &lines));
             let consumer = scope.spawn(move || {
-                consume(stdout, &mut |bytes| {
+                let result = consume(&mut stdout, &mut |bytes| {
                     // Nobody listens only if this scope is being left by a panic.
                     let _ = sender.send(Sound::Bytes(bytes));
-                })
+                });
+                // A tar ends before its padding does: a tool that still writes that must not find
+                // the pipe closed. Who was not satisfied wants no more of it.
+                if result.is_ok() {
+                    let _ = io::copy(&mut stdout.by_ref().take(PADDING), &mut io::sink());
+                }
+                result
             });
             let mut tail = VecDeque::new();
             for sound in receiver {
@@ -312,6 +321,20 @@ mod tests {
         };
         let message = tool.command().unwrap_err().to_string();
         assert!(message.contains("apt-get install its-package"), "{message}");
+    }
+
+    #[test]
+    fn a_tool_may_write_more_than_its_reader_needs() {
+        let mut command = SHELL.command().unwrap();
+        command.args([
+            "-c",
+            "echo head; sleep 0.2; head -c 1000000 /dev/zero && exit 0",
+        ]);
+        let result = SHELL.stream(command, &mut Progress::new(&mut |_| ()), |stdout, _| {
+            let mut head = [0; 4];
+            stdout.read_exact(&mut head).map(|()| head)
+        });
+        assert_eq!(result.unwrap().unwrap(), *b"head");
     }
 
     #[test]
