@@ -50,6 +50,9 @@ fn main() -> ExitCode {
     ])
 }
 
+/// One vCPU a guest: two guests run at a time, and an emulated machine has two.
+const SIZE: &[&str] = &["--cpus", "1", "--memory", "1G"];
+
 /// Makes a git checkout with one workflow and runs it.
 fn run_workflow(text: &str, arguments: &[&str]) -> Ended {
     let folder = tempfile::tempdir().expect("temporary folder");
@@ -61,7 +64,8 @@ fn run_workflow(text: &str, arguments: &[&str]) -> Ended {
 
 fn run_in(folder: &Path, arguments: &[&str]) -> Ended {
     git_init(folder);
-    let mut command = bench().mayfly([&["run", ".github/workflows/ci.yml"], arguments].concat());
+    let mut command =
+        bench().mayfly([&["run", ".github/workflows/ci.yml"], SIZE, arguments].concat());
     command.current_dir(folder);
     finish(command)
 }
@@ -238,7 +242,7 @@ fn interrupt_run(times: u32) -> Result<Ended, Failed> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("ci.yml"), INTERRUPTED)?;
     git_init(folder.path());
-    let mut command = bench().mayfly(["run", "ci.yml"]);
+    let mut command = bench().mayfly([&["run", "ci.yml"], SIZE].concat());
     command
         .current_dir(folder.path())
         .stdout(Stdio::piped())
