@@ -33,7 +33,7 @@ step "Image minimal, in $MAYFLY_STATE"
 export PATH="$(realpath "${CARGO_TARGET_DIR:-target}/release"):$PATH"
 # A group takes one to four minutes on two quiet cores. An emulated machine was seen to hang; a
 # group that does not end is run once more, and that is said. One that fails is not.
-limit=720
+limit=900
 group() {
     timeout -k 10 "$limit" cargo test --locked -p mayfly-tests --test "$1"
 }

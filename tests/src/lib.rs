@@ -5,9 +5,13 @@
 use std::{
     env,
     ffi::OsStr,
+    fs::File,
+    io::{Read, Seek},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output, Stdio},
     sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
 };
 
 use libtest_mimic::{Arguments, Trial};
@@ -88,15 +92,62 @@ pub fn repository() -> PathBuf {
         .to_owned()
 }
 
+/// How long a command may take; the longest takes half a minute on two quiet cores.
+const COMMAND_LIMIT: Duration = Duration::from_secs(240);
+
 /// Runs a command to its end and returns what it said.
 ///
+/// Guests on an emulated machine were seen to hang now and then. A command that does not end is
+/// killed and run once more, and that is said.
+///
 /// # Panics
-/// When it cannot be started.
+/// When it cannot be started, or does not end twice.
 pub fn finish(mut command: Command) -> Ended {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    Ended::from(output)
+    for attempt in 1..=2 {
+        if let Some(ended) = ended_in_time(&mut command) {
+            return ended;
+        }
+        eprintln!("HUNG for {COMMAND_LIMIT:?}, attempt {attempt}: {command:?}");
+    }
+    panic!("hung twice: {command:?}");
+}
+
+fn ended_in_time(command: &mut Command) -> Option<Ended> {
+    let file = || tempfile::tempfile().expect("a temporary file");
+    let (mut stdout, mut stderr) = (file(), file());
+    let share = |file: &File| Stdio::from(file.try_clone().expect("a free descriptor"));
+    let started = command
+        .stdout(share(&stdout))
+        .stderr(share(&stderr))
+        .spawn();
+    let mut child = started.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let deadline = Instant::now() + COMMAND_LIMIT;
+    let status = loop {
+        match child.try_wait().expect("the child is ours") {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                child
+                    .kill()
+                    .and_then(|()| child.wait())
+                    .expect("the child is ours");
+                return None;
+            }
+            None => thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let said = |file: &mut File| {
+        let mut bytes = Vec::new();
+        file.rewind()
+            .and_then(|()| file.read_to_end(&mut bytes))
+            .expect("our own file");
+        bytes
+    };
+    let (stdout, stderr) = (said(&mut stdout), said(&mut stderr));
+    Some(Ended::from(Output {
+        status,
+        stdout,
+        stderr,
+    }))
 }
 
 /// How a command ended.
