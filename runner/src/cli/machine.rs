@@ -1,7 +1,5 @@
 //! Arguments that say which machine a sandbox is, and the sandboxes made from them.
 
-use std::thread;
-
 use clap::Args;
 use mayfly_images::{progress::Progress, store::ImageStore};
 use mayfly_vmm::config::MachineConfig;
@@ -26,9 +24,9 @@ pub struct MachineArgs {
     /// Image of the sandbox, by name or by the beginning of its digest.
     #[arg(long, value_name = "NAME", default_value = "minimal")]
     image: String,
-    /// vCPUs of the sandbox; by default this machine's, at most 4.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
-    cpus: Option<u8>,
+    /// vCPUs of the sandbox.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CPUS)))]
+    cpus: u8,
     /// Memory of the sandbox, like 2G or 512M.
     #[arg(long, value_name = "SIZE", value_parser = parse_mib, default_value_t = DEFAULT_MEMORY_MIB)]
     memory: u64,
@@ -62,10 +60,8 @@ impl MachineArgs {
     }
 
     fn size(&self) -> MachineConfig {
-        let here =
-            thread::available_parallelism().map_or(1, |n| u8::try_from(n.get()).unwrap_or(4));
         MachineConfig {
-            vcpus: self.cpus.unwrap_or(here.min(4)),
+            vcpus: self.cpus,
             memory_mib: self.memory,
         }
     }
