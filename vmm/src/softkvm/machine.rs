@@ -25,6 +25,14 @@ const FIRST_FD: i32 = 3;
 /// CPU time for starting programs and copying files).
 const CPU: &str = "max,-erms,-fsrm";
 
+/// A tick on each CPU that the emulated timer repeats by itself, whether or not the last one arrived.
+///
+/// QEMU 7.2 changes a CPU's set of pending interrupts without a lock when a nested guest is entered
+/// or left (`helper_vmrun`, `do_vmexit`), so that an interrupt raised at that moment by another
+/// thread is lost: it waits in the emulated APIC until the next one. A CPU that sleeps without a tick
+/// then sleeps for ever, and the other one spins for its answer. The next tick wakes it.
+const PERIODIC_TICK: &str = "nohz=off highres=off";
+
 /// Why the emulated machine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -304,7 +312,8 @@ fn kernel_command_line(supervisor: &Path) -> Result<String, MachineError> {
         return Err(MachineError::LongPath(supervisor.to_owned()));
     }
     Ok(format!(
-        "console=ttyS0 panic=-1 mitigations=off tsc=reliable quiet softkvm.supervisor={path}"
+        "console=ttyS0 panic=-1 mitigations=off tsc=reliable {PERIODIC_TICK} quiet \
+         softkvm.supervisor={path}"
     ))
 }
 
