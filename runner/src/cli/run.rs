@@ -74,7 +74,9 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     let Loaded {
         workflow: file,
         findings,
-    } = workflow::load(&path).map_err(Failure::usage)?;
+    } = workflow::load(&path)
+        .and_then(Loaded::runnable)
+        .map_err(Failure::usage)?;
     let checkout = Checkout::containing(Path::new(".")).map_err(Failure::usage)?;
     let secrets = secrets(args)?;
     let env = pairs::parse_all(&args.env).map_err(Failure::usage)?;
