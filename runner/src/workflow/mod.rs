@@ -8,6 +8,7 @@ mod check;
 pub mod diagnostic;
 pub mod evaluate;
 pub mod github;
+pub mod inputs;
 mod load;
 pub mod matrix;
 pub mod model;
