@@ -22,6 +22,10 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 step "Unit tests"
 cargo test --locked --no-fail-fast --workspace --exclude mayfly-tests
 
+step "Workflow files, compared with GitHub's own parser"
+npm ci --prefix tests/npm --silent
+cargo test --locked -p mayfly-tests --test language-workflows -- --nocapture
+
 step "Programs"
 deploy/build.sh
 
@@ -37,7 +41,7 @@ limit=900
 group() {
     timeout -k 10 "$limit" cargo test --locked -p mayfly-tests --test "$1"
 }
-for name in exec run isolation faults images; do
+for name in exec run workflows isolation faults images; do
     step "End-to-end, real guests: $name"
     status=0
     group "$name" || status=$?

@@ -22,6 +22,7 @@ pub mod archives;
 pub mod conditions;
 pub mod guests;
 pub mod processes;
+pub mod scenario;
 
 /// Image that the scenarios run in.
 pub const IMAGE: &str = "minimal";

@@ -1,9 +1,11 @@
 //! `mayfly run`: the jobs of a workflow file, each in a sandbox of its own.
 
 mod choose;
+mod event;
 mod job;
 mod output;
 mod schedule;
+mod show;
 
 use std::{
     fs,
@@ -20,9 +22,9 @@ use super::{
 use crate::{
     checkout::Checkout,
     config::Installation,
+    expression::value::Object,
     workflow::{
         self, Loaded,
-        github::{self, Event},
         plan::{Plan, RunInputs},
     },
 };
@@ -46,6 +48,33 @@ pub struct RunArgs {
     /// Run only this job and the jobs that it needs.
     #[arg(long, value_name = "ID")]
     job: Option<String>,
+    /// The event that the run stands for; its filters of branches, paths and types are honoured.
+    /// Without it the run is one of `push`, or of the event that the workflow has.
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+    /// The payload of the event, as JSON.
+    #[arg(long, value_name = "FILE")]
+    event_file: Option<PathBuf>,
+    /// An input of `workflow_dispatch`, or of `workflow_call`; checked against what the workflow
+    /// declares.
+    #[arg(long, value_name = "K=V")]
+    input: Vec<pairs::Argument>,
+    /// A variable of the `vars` context; without `=V` its value here is taken over.
+    #[arg(long, value_name = "K[=V]")]
+    var: Vec<pairs::Argument>,
+    /// Run only the combinations of matrices that have this value; several of one name are
+    /// alternatives.
+    #[arg(long, value_name = "K:V", value_parser = matrix_value)]
+    matrix: Vec<(String, String)>,
+    /// Print the jobs and run nothing.
+    #[arg(long, group = "plan")]
+    list: bool,
+    /// Print the jobs in the order of their needs and run nothing.
+    #[arg(long, group = "plan")]
+    graph: bool,
+    /// Print jobs and steps that would run, conditions evaluated where they can be, and run nothing.
+    #[arg(long, group = "plan")]
+    dry_run: bool,
     /// Set an environment variable for every step; without `=V` its value here is taken over.
     #[arg(long, short, value_name = "K[=V]")]
     env: Vec<pairs::Argument>,
@@ -66,6 +95,26 @@ pub struct RunArgs {
     machine: MachineArgs,
 }
 
+impl RunArgs {
+    /// What to print instead of running, if that was asked for.
+    fn shown(&self) -> Option<fn(&Plan, &[String], bool)> {
+        match (self.list, self.graph, self.dry_run) {
+            (true, _, _) => Some(show::list),
+            (_, true, _) => Some(show::graph),
+            (_, _, true) => Some(show::dry_run),
+            _ => None,
+        }
+    }
+}
+
+/// `K:V` of `--matrix`.
+fn matrix_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME:VALUE".to_owned()),
+    }
+}
+
 pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     let path = match &args.workflow {
         Some(path) => path.clone(),
@@ -74,21 +123,42 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     let Loaded {
         workflow: file,
         findings,
-    } = workflow::load(&path).map_err(Failure::usage)?;
+    } = workflow::load(&path)
+        .and_then(Loaded::runnable)
+        .map_err(Failure::usage)?;
     let checkout = Checkout::containing(Path::new(".")).map_err(Failure::usage)?;
     let secrets = secrets(args)?;
     let env = pairs::parse_all(&args.env).map_err(Failure::usage)?;
-    let repository = github::Checkout::read(checkout.root());
-    let github = repository.context(file.name.as_deref(), &file.path, &Event::default());
+    let vars: Object = pairs::parse_all(&args.var)
+        .map_err(Failure::usage)?
+        .into_iter()
+        .collect();
+    let asked = event::Asked {
+        name: args.event.as_deref(),
+        file: args.event_file.as_deref(),
+        inputs: &args.input,
+        vars: &vars,
+    };
+    let started = event::start(&file, checkout.root(), &asked)?;
+    if let Some(why) = started.refused {
+        eprintln!("mayfly: nothing was run: {}: {why}", file.path);
+        return Ok(Exit::Success);
+    }
     let plan = Plan::new(
         file,
         RunInputs {
-            github,
+            github: started.github,
+            inputs: started.inputs,
+            vars,
             secrets,
-            ..RunInputs::default()
+            matrix: args.matrix.clone(),
         },
     );
     let selected = choose::selected(&plan, args.job.as_deref()).map_err(Failure::usage)?;
+    if let Some(show) = args.shown() {
+        show(&plan, &selected, args.json);
+        return Ok(Exit::Success);
+    }
 
     // From here on a machine is needed; a wrong workflow was told before one was asked for.
     kvm::ensure(mode)?;

@@ -363,7 +363,8 @@ async fn own<S: Sandbox>(sandbox: &S, options: &Options, user: &str) -> Result<(
 }
 
 /// What of a request this version cannot do, before anything runs.
-fn unsupported(request: &JobRequest) -> Option<String> {
+#[must_use]
+pub fn unsupported(request: &JobRequest) -> Option<String> {
     for (token, key) in [
         (&request.job_container, "container"),
         (&request.job_service_containers, "services"),

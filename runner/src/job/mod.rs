@@ -52,5 +52,5 @@ pub mod template;
 mod tests;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
-pub use executor::execute;
+pub use executor::{execute, unsupported};
 pub use options::Options;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Severity, nearest};
-use super::schema::{Field, Record, Shape, Support};
+use super::schema::{Field, Record, Shape};
 use super::source::{Place, Source};
 use super::template::{self, Fault, Template, TemplateError};
 use super::token::{Position, TemplateToken, TokenKind};
@@ -26,6 +26,7 @@ pub(super) fn check(
     let mut checker = Checker {
         source,
         findings,
+        allowed: Vec::new(),
         names: None,
     };
     checker.value(root, shape, "the file")
@@ -34,6 +35,8 @@ pub(super) fn check(
 struct Checker<'a> {
     source: &'a Source,
     findings: &'a mut Vec<Diagnostic>,
+    /// What outer keys allow expressions to name; inner keys add to it.
+    allowed: Vec<&'static str>,
     /// The names that expressions may use here; `None` where there may be no expression.
     names: Option<Arc<Names>>,
 }
@@ -66,11 +69,12 @@ impl Checker<'_> {
     /// Reads a value; `what` names it for messages.
     fn value(&mut self, node: &Node, shape: &Shape, what: &str) -> TemplateToken {
         if let Shape::With(names, shape) = shape {
-            let outer = self
-                .names
-                .replace(Arc::new(Names::new(names.iter().copied())));
+            let outer = (self.allowed.len(), self.names.clone());
+            self.allowed.extend(*names);
+            self.names = Some(Arc::new(Names::new(self.allowed.iter().copied())));
             let value = self.value(node, shape, what);
-            self.names = outer;
+            self.allowed.truncate(outer.0);
+            self.names = outer.1;
             return value;
         }
         match &node.value {
@@ -112,9 +116,19 @@ impl Checker<'_> {
         shape: &Shape,
         what: &str,
     ) -> TemplateToken {
-        for shape in alternatives(shape) {
+        let alternatives = alternatives(shape);
+        let records: Vec<&Record> = alternatives
+            .iter()
+            .filter_map(|shape| match shape {
+                Shape::Record(record) => Some(*record),
+                _ => None,
+            })
+            .collect();
+        if !records.is_empty() {
+            return self.record(place, entries, records);
+        }
+        for shape in alternatives {
             let value = match shape {
-                Shape::Record(record) => return self.record(place, entries, record),
                 Shape::Map(value) => value,
                 Shape::Any => &Shape::Any,
                 _ => continue,
@@ -132,115 +146,106 @@ impl Checker<'_> {
     ) -> TemplateToken {
         let mut read = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            let Some(name) = self.key(key) else { continue };
-            let what = format!("`{name}`");
+            let Some(key) = self.key(key) else { continue };
+            let what = format!("`{}`", shorten(key.as_str().unwrap_or("an expression")));
             let value = self.value(value, shape, &what);
-            read.push((token(key.place, TokenKind::String(name)), value));
+            read.push((key, value));
         }
         token(place, TokenKind::Mapping(read))
     }
 
+    /// A mapping that is one of several records: each key narrows down which.
     fn record(
         &mut self,
         place: Place,
         entries: &[(Arc<Node>, Arc<Node>)],
-        record: &Record,
+        mut records: Vec<&Record>,
     ) -> TemplateToken {
         let mut read = Vec::with_capacity(entries.len());
         let mut meant = Vec::new();
-        for (key, value) in entries {
-            let Some(name) = self.key(key) else { continue };
-            let Some(field) = record.fields.iter().find(|field| field.key == name) else {
-                meant.extend(self.unknown_key(key.place, &name, record));
+        let mut computed = false;
+        for (key_node, value) in entries {
+            let Some(key) = self.key(key_node) else {
                 continue;
             };
-            let value = self.field(key, value, field, record, entries);
-            read.push((token(key.place, TokenKind::String(name)), value));
+            let Some(name) = key.as_str().map(str::to_owned) else {
+                computed = true;
+                let value = self.value(value, &Shape::Any, "the value of an expression");
+                read.push((key, value));
+                continue;
+            };
+            let with_it = |record: &&Record| find(record, &name).is_some();
+            let fitting: Vec<&Record> = records.iter().copied().filter(with_it).collect();
+            if let Some(field) = fitting.first().and_then(|record| find(record, &name)) {
+                records = fitting;
+                let value = self.field(key_node, value, field);
+                read.push((key, value));
+            } else if let Some(rest) = records[0].rest {
+                let value = self.value(value, rest, &format!("`{}`", shorten(&name)));
+                read.push((key, value));
+            } else {
+                meant.extend(self.unknown_key(key_node.place, &name, &records));
+            }
         }
         // A misspelt key is there all the same: that it is missing need not be told too.
         for (name, place) in meant {
             if !has_key(&read, name) {
+                records.retain(|record| find(record, name).is_some());
                 let key = token(place, TokenKind::String(name.to_owned()));
                 read.push((key, token(place, TokenKind::Null)));
             }
         }
-        for field in record.fields.iter().filter(|field| field.required) {
-            if !has_key(&read, field.key) {
-                let message = format!("{} needs the key `{}`", record.what, field.key);
-                self.report(Diagnostic::error(
-                    place,
-                    message,
-                    format!("add `{}:`", field.key),
-                ));
-            }
+        if !computed {
+            self.missing(place, &read, &records);
         }
         token(place, TokenKind::Mapping(read))
     }
 
-    /// The value of a known key; nothing if the key is refused.
-    fn field(
+    /// Reports the keys that a mapping lacks.
+    fn missing(
         &mut self,
-        key: &Node,
-        value: &Node,
-        field: &Field,
-        record: &Record,
-        entries: &[(Arc<Node>, Arc<Node>)],
-    ) -> TemplateToken {
-        match field.support {
-            Support::Full => {}
-            Support::Notice(why) => {
-                let finding = Diagnostic::error(key.place, why, "");
-                self.report(finding.with_severity(Severity::Notice));
+        place: Place,
+        read: &[(TemplateToken, TemplateToken)],
+        records: &[&Record],
+    ) {
+        let [record] = records else {
+            let required = records.iter().flat_map(|record| record.fields);
+            let keys: Vec<_> = required
+                .filter(|field| field.required)
+                .map(|field| format!("`{}`", field.key))
+                .collect();
+            if !keys.is_empty() {
+                let message = format!("this needs one of the keys {}", keys.join(", "));
+                let help = format!("add one of them, most likely {}", keys[0]);
+                self.report(Diagnostic::error(place, message, help));
             }
-            Support::Refused(instead) => {
-                self.refuse(key.place, field.key, value, record, instead);
-                return token(value.place, TokenKind::Null);
+            return;
+        };
+        for field in record.fields.iter().filter(|field| field.required) {
+            if !has_key(read, field.key) {
+                let message = format!("{} needs the key `{}`", record.what, field.key);
+                let help = format!("add `{}:`", field.key);
+                self.report(Diagnostic::error(place, message, help));
             }
-            Support::PartOf(whole) => {
-                let is_whole =
-                    |key: &Node| matches!(&key.value, NodeValue::Scalar(s) if s.to_text() == whole);
-                if !entries.iter().any(|(key, _)| is_whole(key)) {
-                    let message =
-                        format!("`{}` belongs to `{whole}`, which is not here", field.key);
-                    self.report(Diagnostic::error(key.place, message, "remove it"));
-                }
-                return token(value.place, TokenKind::Null);
-            }
+        }
+    }
+
+    /// The value of a known key.
+    fn field(&mut self, key: &Node, value: &Node, field: &Field) -> TemplateToken {
+        if let Some(why) = field.notice {
+            let finding = Diagnostic::error(key.place, why, "");
+            self.report(finding.with_severity(Severity::Notice));
         }
         self.value(value, field.shape, &format!("`{}`", field.key))
     }
 
-    fn refuse(&mut self, place: Place, key: &str, value: &Node, record: &Record, instead: &str) {
-        let text = match &value.value {
-            NodeValue::Scalar(scalar) => shorten(&scalar.to_text()),
-            _ => String::new(),
-        };
-        let named = if text.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{key}: {text}")
-        };
-        let help = if key == "uses" && text.to_ascii_lowercase().starts_with("actions/checkout@") {
-            "remove the step: the checkout is in the workspace already"
-        } else {
-            instead
-        };
-        let message = format!("`{named}` in {} is not supported yet", record.what);
-        self.report(Diagnostic::error(place, message, help));
-    }
-
-    /// The text of a key; keys made by expressions are refused.
-    fn key(&mut self, key: &Node) -> Option<String> {
+    /// A key: text, or an expression where expressions may be.
+    fn key(&mut self, key: &Node) -> Option<TemplateToken> {
         // The reader has refused keys that are no scalars.
         let NodeValue::Scalar(scalar) = &key.value else {
             return None;
         };
         let name = scalar.to_text();
-        if template::has_expression(&name) {
-            let message = "an expression as a key is not supported yet";
-            self.report(Diagnostic::error(key.place, message, "write the key out"));
-            return None;
-        }
         if name.is_empty() {
             self.report(Diagnostic::error(
                 key.place,
@@ -249,7 +254,26 @@ impl Checker<'_> {
             ));
             return None;
         }
-        Some(name)
+        if !template::has_expression(&name) {
+            return Some(token(key.place, TokenKind::String(name)));
+        }
+        let Some(names) = self.names.clone() else {
+            let place = self.opening(key.place, 0);
+            let message = "a key here may hold no expression";
+            self.report(Diagnostic::error(place, message, "write the key out"));
+            return None;
+        };
+        match template::read(&name, &names) {
+            Ok(Template::Literal(text)) => Some(token(key.place, TokenKind::String(text))),
+            Ok(Template::Expression(text)) => Some(token(key.place, TokenKind::Expression(text))),
+            Ok(Template::Insert) => Some(token(key.place, TokenKind::Insert)),
+            Err(errors) => {
+                for error in errors {
+                    self.template_error(key.place, &error, &names);
+                }
+                None
+            }
+        }
     }
 
     /// Reports a key that is not known; returns the one that is likely meant.
@@ -257,22 +281,27 @@ impl Checker<'_> {
         &mut self,
         place: Place,
         name: &str,
-        record: &Record,
+        records: &[&Record],
     ) -> Option<(&'static str, Place)> {
         if self.is_full(Severity::Error) {
             return None;
         }
-        let near = nearest(name, record.fields.iter().map(|field| field.key));
+        let fields = || records.iter().flat_map(|record| record.fields);
+        let near = nearest(name, fields().map(|field| field.key));
         let help = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None => {
-                let runs = |field: &&Field| matches!(field.support, Support::Full);
-                let keys = record.fields.iter().filter(runs);
-                let keys: Vec<_> = keys.map(|field| format!("`{}`", field.key)).collect();
+                let mut keys: Vec<String> = Vec::new();
+                for field in fields() {
+                    let key = format!("`{}`", field.key);
+                    if !keys.contains(&key) {
+                        keys.push(key);
+                    }
+                }
                 format!("the keys here are {}", keys.join(", "))
             }
         };
-        let message = format!("unknown key `{}` in {}", shorten(name), record.what);
+        let message = format!("unknown key `{}` in {}", shorten(name), records[0].what);
         self.report(Diagnostic::error(place, message, help));
         near.map(|near| (near, place))
     }
@@ -365,7 +394,7 @@ impl Checker<'_> {
             self.report(Diagnostic::error(place, message, "write the value out"));
             return token(place, TokenKind::Null);
         };
-        if let [Shape::Map(Shape::Text)] = alternatives(shape).as_slice() {
+        if let Shape::Spelled(_) = shape {
             let message =
                 format!("{what} must be a mapping, an expression cannot stand for all of it");
             let help = "write the keys out; each value may be an expression";
@@ -500,6 +529,10 @@ impl Checker<'_> {
     }
 }
 
+fn find<'a>(record: &'a Record, key: &str) -> Option<&'a Field> {
+    record.fields.iter().find(|field| field.key == key)
+}
+
 fn has_key(entries: &[(TemplateToken, TemplateToken)], key: &str) -> bool {
     entries.iter().any(|(name, _)| name.as_str() == Some(key))
 }
@@ -530,7 +563,7 @@ fn alternatives(shape: &Shape) -> Vec<&Shape> {
             .iter()
             .flat_map(|shape| alternatives(shape))
             .collect(),
-        Shape::With(_, shape) => alternatives(shape),
+        Shape::With(_, shape) | Shape::Spelled(shape) => alternatives(shape),
         shape => vec![shape],
     }
 }
@@ -540,7 +573,9 @@ fn describe(shape: &Shape) -> String {
         Shape::Null => "nothing".to_owned(),
         Shape::Bool => "`true` or `false`".to_owned(),
         Shape::Number => "a number".to_owned(),
-        Shape::Text | Shape::Any | Shape::With(..) | Shape::Either(_) => "text".to_owned(),
+        Shape::Text | Shape::Any | Shape::With(..) | Shape::Spelled(_) | Shape::Either(_) => {
+            "text".to_owned()
+        }
         Shape::Name => "text that is not empty".to_owned(),
         Shape::OneOf(words) if words.len() > 8 => "the name of an event of GitHub".to_owned(),
         Shape::OneOf(words) => {
@@ -582,9 +617,6 @@ fn help_for(error: &ExpressionError, names: &Names) -> String {
         };
     }
     if error.message.starts_with("Unrecognized function") {
-        if symbol.eq_ignore_ascii_case("hashFiles") {
-            return "`hashFiles` is not supported yet; compute the hash in a `run` step".to_owned();
-        }
         let all = [
             "contains",
             "startsWith",
@@ -594,6 +626,7 @@ fn help_for(error: &ExpressionError, names: &Names) -> String {
             "toJSON",
             "fromJSON",
             "case",
+            "hashFiles",
             "success",
             "failure",
             "always",

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::expression::coerce::to_text;
 use crate::expression::value::{Object, Value};
 
 /// The id of no commit.
@@ -103,7 +104,10 @@ impl Checkout {
         } else {
             &event.name
         };
-        let payload = event.payload.clone().unwrap_or_else(|| self.payload());
+        let payload = event
+            .payload
+            .clone()
+            .unwrap_or_else(|| self.payload_of(name));
         let server = &self.server_url;
         let is_github = server == "https://github.com";
         let api = if is_github {
@@ -159,8 +163,45 @@ impl Checkout {
         );
         set("workflow_sha", &self.sha);
         github.insert("ref_protected", false);
+        if name.starts_with("pull_request") {
+            pull_request(&mut github, &payload);
+        }
         github.insert("event", payload);
         github
+    }
+
+    /// The least that GitHub sends with an event.
+    fn payload_of(&self, event: &str) -> Object {
+        let mut payload = self.payload();
+        if event == "push" {
+            return payload;
+        }
+        for key in [
+            "before",
+            "after",
+            "created",
+            "deleted",
+            "forced",
+            "pusher",
+            "commits",
+            "head_commit",
+        ] {
+            payload.remove(key);
+        }
+        if event.starts_with("pull_request") {
+            payload.remove("ref");
+            let side = |reference: &str| {
+                Object::from_iter([("ref", reference), ("sha", self.sha.as_str())])
+            };
+            let mut pull = Object::new();
+            pull.insert("number", 1.0);
+            pull.insert("head", side(self.reference_name()));
+            pull.insert("base", side("main"));
+            payload.insert("action", "opened");
+            payload.insert("number", 1.0);
+            payload.insert("pull_request", pull);
+        }
+        payload
     }
 
     /// The payload of a push of the commit at hand.
@@ -197,6 +238,27 @@ impl Checkout {
         );
         payload
     }
+}
+
+/// What a pull request changes: the reference is its merge, and its branches are named.
+fn pull_request(github: &mut Object, payload: &Object) {
+    let Some(pull) = payload.get("pull_request") else {
+        return;
+    };
+    let side = |side: &str| pull.get(side).and_then(|side| side.get("ref")).map(to_text);
+    let base = side("base").unwrap_or_default();
+    github.insert("head_ref", side("head").unwrap_or_default());
+    github.insert("base_ref", base.as_str());
+    let target = github.get("event_name").and_then(Value::as_str) == Some("pull_request_target");
+    if target {
+        github.insert("ref", format!("refs/heads/{base}"));
+        github.insert("ref_name", base);
+    } else {
+        let number = pull.get("number").map(to_text).unwrap_or_default();
+        github.insert("ref", format!("refs/pull/{number}/merge"));
+        github.insert("ref_name", format!("{number}/merge"));
+    }
+    github.insert("ref_type", "branch");
 }
 
 /// The branch, else a tag of the commit, else the commit.

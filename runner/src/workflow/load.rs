@@ -38,6 +38,27 @@ impl Findings {
     }
 }
 
+impl Loaded {
+    /// The workflow, if all of it can be run here.
+    ///
+    /// # Errors
+    /// [`LoadError::Rejected`] with all that cannot, by name and place.
+    pub fn runnable(mut self) -> Result<Self, LoadError> {
+        let refused = super::unsupported(&self.workflow);
+        if refused.is_empty() {
+            return Ok(self);
+        }
+        self.findings.diagnostics.extend(refused);
+        self.findings
+            .diagnostics
+            .sort_by_key(|finding| finding.place);
+        bound(&mut self.findings.diagnostics);
+        Err(LoadError::Rejected {
+            findings: Box::new(self.findings),
+        })
+    }
+}
+
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for diagnostic in &self.diagnostics {
@@ -107,11 +128,14 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 
 /// Reads the text of a workflow file.
 pub fn parse(source: Source) -> Result<Loaded, LoadError> {
-    let root = match yaml::read(&source) {
-        Ok(root) => root,
-        Err(finding) => return Err(rejected(source, vec![finding])),
-    };
     let mut findings = Vec::new();
+    let root = match yaml::read(&source, &mut findings) {
+        Ok(root) => root,
+        Err(finding) => {
+            findings.push(finding);
+            return Err(rejected(source, findings));
+        }
+    };
     let tokens = check::check(&source, &root, &schema::WORKFLOW, &mut findings);
     let path = source.path().display().to_string();
     let workflow = model::build(&path, &tokens, &mut findings);

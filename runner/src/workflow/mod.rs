@@ -7,8 +7,8 @@
 mod check;
 pub mod diagnostic;
 pub mod evaluate;
-mod events;
 pub mod github;
+pub mod inputs;
 mod load;
 pub mod matrix;
 pub mod model;
@@ -16,10 +16,14 @@ pub mod plan;
 mod request;
 mod schema;
 pub mod source;
+mod support;
 mod template;
 #[cfg(test)]
 mod tests;
 pub mod token;
+pub mod triggers;
+mod uses;
 mod yaml;
 
 pub use load::{Findings, LoadError, Loaded, load, parse};
+pub use support::unsupported;

@@ -7,7 +7,10 @@ use super::check::MAX_FINDINGS;
 use super::diagnostic::{Diagnostic, Severity, nearest};
 use super::source::Place;
 use super::token::{Position, TemplateToken, TokenKind};
+use super::triggers::{self, Input, Trigger};
+use super::uses;
 use crate::expression::is_name;
+use crate::job::request::StepAction;
 
 /// A workflow.
 #[derive(Clone, Debug)]
@@ -19,7 +22,11 @@ pub struct Workflow {
     /// `run-name`.
     pub run_name: Option<TemplateToken>,
     /// The events of `on`.
-    pub events: Vec<String>,
+    pub triggers: Vec<Trigger>,
+    /// The inputs of `workflow_dispatch`.
+    pub dispatch_inputs: Vec<Input>,
+    /// The inputs of `workflow_call`.
+    pub call_inputs: Vec<Input>,
     /// `env`.
     pub env: Option<TemplateToken>,
     /// `defaults`.
@@ -53,11 +60,19 @@ pub struct Job {
     pub outputs: Option<TemplateToken>,
     /// `defaults`.
     pub defaults: Option<TemplateToken>,
-    /// `steps`.
+    /// `container`.
+    pub container: Option<TemplateToken>,
+    /// `services`.
+    pub services: Option<TemplateToken>,
+    /// `environment`.
+    pub environment: Option<TemplateToken>,
+    /// `uses`: the reusable workflow that the job calls instead of having steps.
+    pub uses: Option<TemplateToken>,
+    /// `steps`, those of parallel groups one after the other.
     pub steps: Vec<Step>,
 }
 
-/// A step that runs a script.
+/// A step.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// `id`, or a made-up one that begins with `__`.
@@ -68,12 +83,12 @@ pub struct Step {
     pub name: Option<TemplateToken>,
     /// `if`, with its implied `success()`.
     pub condition: String,
-    /// `run`.
-    pub run: TemplateToken,
-    /// `shell`.
-    pub shell: Option<TemplateToken>,
-    /// `working-directory`.
-    pub working_directory: Option<TemplateToken>,
+    /// What it does.
+    pub action: Action,
+    /// Whether the job goes on while it runs.
+    pub background: bool,
+    /// The number of its parallel group in the job, if it is in one.
+    pub group: Option<usize>,
     /// `env`.
     pub env: Option<TemplateToken>,
     /// `continue-on-error`.
@@ -82,11 +97,40 @@ pub struct Step {
     pub timeout_minutes: Option<TemplateToken>,
 }
 
+/// What a step does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// `run`, with `shell` and `working-directory`.
+    Run {
+        /// The script.
+        script: TemplateToken,
+        /// `shell`.
+        shell: Option<TemplateToken>,
+        /// `working-directory`.
+        working_directory: Option<TemplateToken>,
+    },
+    /// `uses`, with `with`.
+    Uses {
+        /// What the reference stands for.
+        reference: StepAction,
+        /// `with`.
+        with: Option<TemplateToken>,
+    },
+    /// `wait`, `wait-all` or `cancel`, and the steps that are meant.
+    Control {
+        /// The key.
+        kind: &'static str,
+        /// Ids of steps.
+        steps: Vec<String>,
+    },
+}
+
 /// Builds the model of a checked file; what is wrong is added to `findings`.
 pub(super) fn build(path: &str, root: &TemplateToken, findings: &mut Vec<Diagnostic>) -> Workflow {
     let mut builder = Builder { findings };
     let jobs = builder.jobs(root);
     builder.check_needs(&jobs, root);
+    triggers::check(root, builder.findings);
     let text = |key: &str| {
         root.get(key)
             .and_then(TemplateToken::as_str)
@@ -96,7 +140,9 @@ pub(super) fn build(path: &str, root: &TemplateToken, findings: &mut Vec<Diagnos
         path: path.to_owned(),
         name: text("name").filter(|name| !name.is_empty()),
         run_name: value(root, "run-name"),
-        events: builder.events(root),
+        triggers: triggers::triggers(root),
+        dispatch_inputs: triggers::inputs(root, "workflow_dispatch"),
+        call_inputs: triggers::inputs(root, "workflow_call"),
         env: value(root, "env"),
         defaults: value(root, "defaults"),
         jobs,
@@ -159,18 +205,12 @@ impl Builder<'_> {
         self.check_id(&id, place, "job");
         let fields = job.as_mapping()?;
         let has = |key: &str| fields.iter().any(|(name, _)| name.as_str() == Some(key));
-        for key in ["runs-on", "steps"] {
-            if !has(key) && !has("uses") {
-                let message = format!("the job `{id}` needs the key `{key}`");
-                let example = if key == "steps" {
-                    "a list of steps"
-                } else {
-                    "ubuntu-latest"
-                };
-                self.error(place, message, format!("add `{key}:` ({example})"));
-            }
+        if !has("steps") && !has("uses") {
+            self.no_steps(place);
         }
         self.check_timeout(job);
+        self.check_images(job);
+        self.check_group(job);
         Some(Job {
             needs: self.needs(job),
             steps: self.steps(job, place),
@@ -184,6 +224,10 @@ impl Builder<'_> {
             env: value(job, "env"),
             outputs: value(job, "outputs"),
             defaults: value(job, "defaults"),
+            container: value(job, "container"),
+            services: value(job, "services"),
+            environment: value(job, "environment"),
+            uses: value(job, "uses"),
         })
     }
 
@@ -201,6 +245,41 @@ impl Builder<'_> {
                 format!("the id `{id}` is reserved"),
                 "begin it with another sign than `__`",
             );
+        }
+    }
+
+    /// Containers have an image, unless expressions make them.
+    fn check_images(&mut self, job: &TemplateToken) {
+        let services = job.get("services").and_then(TemplateToken::as_mapping);
+        let services = services
+            .unwrap_or_default()
+            .iter()
+            .map(|(_, service)| service);
+        for container in job.get("container").into_iter().chain(services) {
+            let is_mapping = container.as_mapping().is_some();
+            if is_mapping && container.get("image").is_none() && !container.has_expression() {
+                let help = "add `image:`";
+                self.error(
+                    place_of(container),
+                    "a container needs the key `image`",
+                    help,
+                );
+            }
+        }
+    }
+
+    /// The group of `runs-on` may name the organization or the enterprise that it belongs to.
+    fn check_group(&mut self, job: &TemplateToken) {
+        let group = job.get("runs-on").and_then(|runs_on| runs_on.get("group"));
+        let Some(token) = group else { return };
+        let Some((owner, name)) = token.as_str().and_then(|group| group.split_once('/')) else {
+            return;
+        };
+        let known = ["org", "organization", "ent", "enterprise"].contains(&owner);
+        if !known || name.is_empty() || name.contains('/') {
+            let message = format!("`{owner}/{name}` is no group of runners");
+            let help = "write its name alone, or after `organization/` or `enterprise/`";
+            self.error(place_of(token), message, help);
         }
     }
 
@@ -240,18 +319,74 @@ impl Builder<'_> {
         };
         let items = steps.as_sequence().unwrap_or_default();
         if items.is_empty() && matches!(steps.kind, TokenKind::Sequence(_)) {
-            let finding =
-                Diagnostic::error(place, "this job has no steps", "add one under `steps:`");
-            self.findings.push(finding.with_severity(Severity::Warning));
+            self.no_steps(place);
         }
         let mut ids = StepIds::default();
-        for step in items {
+        let mut read = Vec::new();
+        let mut groups = 0;
+        // Ids that the author gave are taken before others are made up.
+        for step in items.iter().flat_map(with_inner) {
             self.reserve_id(step, &mut ids);
         }
-        items
-            .iter()
-            .filter_map(|step| self.step(step, &mut ids))
-            .collect()
+        let mut known = HashSet::new();
+        for step in items {
+            if let Some(parallel) = step.get("parallel") {
+                groups += 1;
+                let inner = parallel.as_sequence().unwrap_or_default();
+                read.extend(self.parallel(inner, groups, place_of(step), &mut ids));
+            } else {
+                read.extend(self.step(step, &mut ids, &known));
+            }
+            known.extend(with_inner(step).filter_map(id_of));
+        }
+        read
+    }
+
+    fn no_steps(&mut self, place: Place) {
+        let finding = Diagnostic::error(place, "this job has no steps", "add one under `steps:`");
+        self.findings.push(finding.with_severity(Severity::Warning));
+    }
+
+    /// The steps of a `parallel` group, and the step that waits for them.
+    fn parallel(
+        &mut self,
+        inner: &[TemplateToken],
+        group: usize,
+        place: Place,
+        ids: &mut StepIds,
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for step in inner {
+            for key in ["background", "wait", "wait-all", "cancel", "parallel"] {
+                if step.get(key).is_some() {
+                    let message = format!("`{key}` cannot stand inside of `parallel`");
+                    let help = "`parallel` runs its steps at the same time and waits for them";
+                    self.error(place_of(step), message, help);
+                }
+            }
+            steps.extend(self.step(step, ids, &HashSet::new()));
+        }
+        for step in &mut steps {
+            step.background = true;
+            step.group = Some(group);
+        }
+        let wait = Action::Control {
+            kind: "wait",
+            steps: steps.iter().map(|step| step.context_name.clone()).collect(),
+        };
+        steps.push(Step {
+            context_name: ids.made_up("__parallel"),
+            place,
+            name: Some(TemplateToken::string("Parallel group")),
+            condition: "success()".to_owned(),
+            action: wait,
+            background: false,
+            group: Some(group),
+            env: None,
+            continue_on_error: None,
+            timeout_minutes: None,
+        });
+        steps
     }
 
     fn reserve_id(&mut self, step: &TemplateToken, ids: &mut StepIds) {
@@ -265,35 +400,87 @@ impl Builder<'_> {
         }
     }
 
-    fn step(&mut self, step: &TemplateToken, ids: &mut StepIds) -> Option<Step> {
+    fn step(
+        &mut self,
+        step: &TemplateToken,
+        ids: &mut StepIds,
+        known: &HashSet<String>,
+    ) -> Option<Step> {
         step.as_mapping()?;
-        self.check_timeout(step);
-        self.check_shell(step.get("shell"));
-        let id = step.get("id").and_then(TemplateToken::as_str);
-        let Some(run) = step.get("run") else {
-            // A step of a kind that is refused was told already.
-            let others = ["uses", "wait", "wait-all", "cancel", "parallel"];
-            if others.iter().all(|key| step.get(key).is_none()) {
-                self.error(
-                    place_of(step),
-                    "a step needs the key `run`",
-                    "add `run:` and a script",
-                );
-            }
-            return None;
-        };
+        let (action, made_up) = self.action(step, known)?;
+        let background = step.get("background").map(|token| &token.kind);
         Some(Step {
-            context_name: id.map_or_else(|| ids.made_up("__run"), str::to_owned),
+            context_name: id_of(step).unwrap_or_else(|| ids.made_up(&format!("__{made_up}"))),
             place: place_of(step),
             name: value(step, "name"),
             condition: condition(step),
-            run: run.clone(),
-            shell: value(step, "shell"),
-            working_directory: value(step, "working-directory"),
+            action,
+            background: background == Some(&TokenKind::Bool(true)),
+            group: None,
             env: value(step, "env"),
             continue_on_error: value(step, "continue-on-error"),
             timeout_minutes: value(step, "timeout-minutes"),
         })
+    }
+
+    /// What a step does, and the id that one like it gets; nothing if that was told to be wrong.
+    fn action(
+        &mut self,
+        step: &TemplateToken,
+        known: &HashSet<String>,
+    ) -> Option<(Action, String)> {
+        if let Some(script) = step.get("run") {
+            self.check_shell(step.get("shell"));
+            let run = Action::Run {
+                script: script.clone(),
+                shell: value(step, "shell"),
+                working_directory: value(step, "working-directory"),
+            };
+            return Some((run, "run".to_owned()));
+        }
+        if let Some(uses) = step.get("uses") {
+            let text = uses.as_str()?;
+            let Some((reference, made_up)) = uses::read(text) else {
+                let message = format!("`{text}` names no action");
+                self.error(place_of(uses), message, uses::HELP);
+                return None;
+            };
+            let with = value(step, "with");
+            return Some((Action::Uses { reference, with }, made_up));
+        }
+        for kind in ["wait", "wait-all", "cancel"] {
+            if let Some(target) = step.get(kind) {
+                let steps = self.targets(step, target, known);
+                return Some((Action::Control { kind, steps }, kind.to_owned()));
+            }
+        }
+        None
+    }
+
+    /// The steps that `wait` or `cancel` is about: all must stand before.
+    fn targets(
+        &mut self,
+        step: &TemplateToken,
+        target: &TemplateToken,
+        known: &HashSet<String>,
+    ) -> Vec<String> {
+        if target.kind == TokenKind::Bool(false) {
+            let help = "write `wait-all:` alone, or remove the step";
+            self.error(place_of(target), "`wait-all` can only be `true`", help);
+        }
+        let items = target.as_sequence().unwrap_or(std::slice::from_ref(target));
+        let mut steps = Vec::new();
+        for item in items {
+            let Some(name) = item.as_str() else { continue };
+            let own = id_of(step).is_some_and(|id| id.eq_ignore_ascii_case(name));
+            if own || !known.contains(name) {
+                let message = format!("`{name}` is no step before this one");
+                let help = "name the `id` of an earlier step of this job";
+                self.error(place_of(item), message, help);
+            }
+            steps.push(name.to_owned());
+        }
+        steps
     }
 
     fn check_shell(&mut self, shell: Option<&TemplateToken>) {
@@ -311,20 +498,6 @@ impl Builder<'_> {
             None => format!("use one of {}; {custom}", SHELLS.join(", ")),
         };
         self.error(place_of(token), message, help);
-    }
-
-    fn events(&self, root: &TemplateToken) -> Vec<String> {
-        let Some(on) = root.get("on") else {
-            return Vec::new();
-        };
-        let name = |token: &TemplateToken| token.as_str().map(str::to_owned);
-        match &on.kind {
-            TokenKind::Sequence(items) => items.iter().filter_map(name).collect(),
-            TokenKind::Mapping(entries) => {
-                entries.iter().filter_map(|(key, _)| name(key)).collect()
-            }
-            _ => name(on).into_iter().collect(),
-        }
     }
 
     /// Every needed job exists, and no jobs wait for each other.
@@ -373,20 +546,34 @@ impl Builder<'_> {
     }
 }
 
+/// A step, and those of its parallel group.
+fn with_inner(step: &TemplateToken) -> impl Iterator<Item = &TemplateToken> {
+    let inner = step.get("parallel").and_then(TemplateToken::as_sequence);
+    std::iter::once(step).chain(inner.unwrap_or_default())
+}
+
+/// The id that the author gave to a step.
+fn id_of(step: &TemplateToken) -> Option<String> {
+    step.get("id")
+        .and_then(TemplateToken::as_str)
+        .map(str::to_owned)
+}
+
 /// The ids of a job's steps.
 #[derive(Default)]
 struct StepIds {
     taken: HashSet<String>,
-    /// How many were made up.
-    made_up: usize,
+    /// How many were made up, by name.
+    made_up: HashMap<String, usize>,
 }
 
 impl StepIds {
     /// A new id: the name, or the name and a number.
     fn made_up(&mut self, name: &str) -> String {
+        let count = self.made_up.entry(name.to_owned()).or_default();
         loop {
-            self.made_up += 1;
-            let id = match self.made_up {
+            *count += 1;
+            let id = match *count {
                 1 => name.to_owned(),
                 number => format!("{name}_{number}"),
             };

@@ -33,6 +33,8 @@ pub struct RunInputs {
     pub vars: Object,
     /// Secrets by name.
     pub secrets: Vec<(String, SecretString)>,
+    /// Names and values that combinations of matrices must have to be run.
+    pub matrix: Vec<(String, String)>,
 }
 
 /// How a job ended, as `needs.<job>` shows it.
@@ -356,6 +358,9 @@ impl Preparing<'_> {
         let mut runs = Vec::with_capacity(combinations.len());
         let total = combinations.len();
         for (index, matrix) in combinations.into_iter().enumerate() {
+            if !self.is_wanted(matrix.as_ref()) {
+                continue;
+            }
             contexts.insert(
                 "strategy",
                 strategy_context(fail_fast, max_parallel, index, total),
@@ -371,6 +376,21 @@ impl Preparing<'_> {
             max_parallel,
             runs,
         }))
+    }
+
+    /// Whether a combination has, of each name that was asked for, one of the values.
+    fn is_wanted(&self, matrix: Option<&Object>) -> bool {
+        let asked = &self.plan.inputs.matrix;
+        let Some(matrix) = matrix else { return true };
+        asked.iter().all(|(name, _)| {
+            let Some(own) = matrix.get(name).map(to_text) else {
+                return true;
+            };
+            let mut same_name = asked
+                .iter()
+                .filter(|(other, _)| other.eq_ignore_ascii_case(name));
+            same_name.any(|(_, value)| *value == own)
+        })
     }
 
     /// The contexts of the job before its strategy is known.

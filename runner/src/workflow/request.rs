@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::model::{Job, Step};
+use super::model::{Action, Job, Step};
 use super::plan::Plan;
 use super::token::{Position, TemplateToken, TokenKind};
 use crate::expression::value::{Object, Value};
@@ -40,6 +40,9 @@ pub(super) fn job_request(plan: &Plan, job: &Job, name: String, contexts: &Objec
         environment_variables: present([&workflow.env, &job.env]),
         defaults: present([&workflow.defaults, &job.defaults]),
         job_outputs: job.outputs.clone(),
+        job_container: job.container.clone(),
+        job_service_containers: job.services.clone(),
+        actions_environment: job.environment.clone(),
         file_table: vec![workflow.path.clone()],
         ..JobRequest::default()
     }
@@ -54,31 +57,51 @@ fn variables(plan: &Plan, job: &Job) -> Variables {
     variables
 }
 
-fn step_request(step: &Step) -> StepRequest {
+/// The request of a step.
+pub(super) fn step_request(step: &Step) -> StepRequest {
+    let (action, inputs) = match &step.action {
+        Action::Run {
+            script,
+            shell,
+            working_directory,
+        } => {
+            let inputs = script_inputs(script, shell.as_ref(), working_directory.as_ref());
+            (StepAction::Script, Some(inputs))
+        }
+        Action::Uses { reference, with } => (reference.clone(), with.clone()),
+        Action::Control { kind, steps } => {
+            let control = StepAction::BackgroundControl {
+                control_type: (*kind).to_owned(),
+                step_ids: steps.clone(),
+            };
+            (control, None)
+        }
+    };
     StepRequest {
         id: Uuid::new_v4().to_string(),
         name: step.context_name.clone(),
         context_name: step.context_name.clone(),
-        action: StepAction::Script,
+        action,
         display_name: step.name.clone(),
         condition: step.condition.clone(),
         continue_on_error: step.continue_on_error.clone(),
         timeout_in_minutes: step.timeout_minutes.clone(),
         environment: step.env.clone(),
-        inputs: Some(inputs(step)),
-        ..StepRequest::default()
+        inputs,
+        background: step.background,
+        parallel_group_id: step.group.map(|group| group.to_string()),
     }
 }
 
 /// The inputs of a script: `script`, and if the step says so `shell` and `workingDirectory`.
-fn inputs(step: &Step) -> TemplateToken {
+fn script_inputs(
+    script: &TemplateToken,
+    shell: Option<&TemplateToken>,
+    working_directory: Option<&TemplateToken>,
+) -> TemplateToken {
     let entry = |key: &str, value: &TemplateToken| (TemplateToken::string(key), value.clone());
-    let mut entries = vec![entry("script", &step.run)];
-    entries.extend(step.shell.as_ref().map(|shell| entry("shell", shell)));
-    entries.extend(
-        step.working_directory
-            .as_ref()
-            .map(|folder| entry("workingDirectory", folder)),
-    );
+    let mut entries = vec![entry("script", script)];
+    entries.extend(shell.map(|shell| entry("shell", shell)));
+    entries.extend(working_directory.map(|folder| entry("workingDirectory", folder)));
     TemplateToken::new(Position::default(), TokenKind::Mapping(entries))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
+use super::check::MAX_FINDINGS;
 use super::diagnostic::Diagnostic;
 use super::source::{MAX_FILE_BYTES, Place, Source};
 use crate::expression::value::fold;
@@ -47,7 +48,10 @@ pub(super) enum Scalar {
 type Read<T> = Result<T, Diagnostic>;
 
 /// Reads the one document of a file.
-pub(super) fn read(source: &Source) -> Read<Arc<Node>> {
+///
+/// What is wrong with keys goes to `findings`, and such entries are left out; what is not YAML is
+/// the error.
+pub(super) fn read(source: &Source, findings: &mut Vec<Diagnostic>) -> Read<Arc<Node>> {
     if source.text().len() > MAX_FILE_BYTES {
         let size = source.text().len();
         return Err(Diagnostic::file(
@@ -59,6 +63,7 @@ pub(super) fn read(source: &Source) -> Read<Arc<Node>> {
     }
     let mut reader = Reader {
         source,
+        findings,
         parser: Parser::new_from_str(source.text()),
         anchors: HashMap::new(),
         depth: 0,
@@ -68,6 +73,7 @@ pub(super) fn read(source: &Source) -> Read<Arc<Node>> {
 
 struct Reader<'a> {
     source: &'a Source,
+    findings: &'a mut Vec<Diagnostic>,
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
     anchors: HashMap<usize, Arc<Node>>,
     depth: usize,
@@ -237,34 +243,38 @@ impl<'a> Reader<'a> {
                 (Event::MappingEnd, _) => return Ok(entries),
                 (event, span) => self.node(event, span)?,
             };
-            self.check_key(&key, &mut keys)?;
             let (event, span) = self.next()?;
             let value = self.node(event, span)?;
-            entries.push((key, value));
+            match check_key(&key, &mut keys) {
+                Ok(()) => entries.push((key, value)),
+                Err(finding) if self.findings.len() < MAX_FINDINGS => self.findings.push(finding),
+                Err(_) => {}
+            }
         }
     }
+}
 
-    fn check_key(&self, key: &Node, keys: &mut HashMap<String, Place>) -> Read<()> {
-        let NodeValue::Scalar(scalar) = &key.value else {
-            let help = "quote it if it is text that begins with `[`, `{` or `?`";
-            return Err(Diagnostic::error(key.place, "a key must be text", help));
-        };
-        let text = scalar.to_text();
-        if text == "<<" {
-            let help = "write the entries out; an alias may stand for a whole value";
-            return Err(Diagnostic::error(
-                key.place,
-                "GitHub knows no merge keys (`<<`)",
-                help,
-            ));
-        }
-        match keys.insert(fold(&text), key.place) {
-            None => Ok(()),
-            Some(first) => {
-                let message = format!("the key `{text}` is already defined in line {}", first.line);
-                let help = "keys must differ in more than case: remove or rename one of the two";
-                Err(Diagnostic::error(key.place, message, help))
-            }
+/// Whether a key is text, none of those before it, and no merge key.
+fn check_key(key: &Node, keys: &mut HashMap<String, Place>) -> Read<()> {
+    let NodeValue::Scalar(scalar) = &key.value else {
+        let help = "quote it if it is text that begins with `[`, `{` or `?`";
+        return Err(Diagnostic::error(key.place, "a key must be text", help));
+    };
+    let text = scalar.to_text();
+    if text == "<<" {
+        let help = "write the entries out; an alias may stand for a whole value";
+        return Err(Diagnostic::error(
+            key.place,
+            "GitHub knows no merge keys (`<<`)",
+            help,
+        ));
+    }
+    match keys.insert(fold(&text), key.place) {
+        None => Ok(()),
+        Some(first) => {
+            let message = format!("the key `{text}` is already defined in line {}", first.line);
+            let help = "keys must differ in more than case: remove or rename one of the two";
+            Err(Diagnostic::error(key.place, message, help))
         }
     }
 }
@@ -413,7 +423,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(text: &str) -> Read<Arc<Node>> {
-        read(&Source::new("t.yml", text))
+        let mut findings = Vec::new();
+        let root = read(&Source::new("t.yml", text), &mut findings)?;
+        findings.pop().map_or(Ok(root), Err)
     }
 
     #[test]

@@ -1,0 +1,55 @@
+//! What of a workflow that GitHub would run cannot be run here yet: told by name, file and line
+//! before anything runs.
+
+use super::diagnostic::Diagnostic;
+use super::model::{Action, Job, Step, Workflow, place_of};
+use super::request::step_request;
+use crate::job::{request::JobRequest, request::StepAction, unsupported as refused};
+
+/// All that the executor would refuse.
+pub fn unsupported(workflow: &Workflow) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
+    for job in &workflow.jobs {
+        findings.extend(containers(job));
+        findings.extend(job.steps.iter().filter_map(step));
+        if let Some(uses) = &job.uses {
+            let text = uses.as_str().unwrap_or_default();
+            findings.push(Diagnostic::error(
+                place_of(uses),
+                format!("the reusable workflow `{text}` cannot be run yet"),
+                "copy its jobs into this file",
+            ));
+        }
+    }
+    findings
+}
+
+fn containers(job: &Job) -> Option<Diagnostic> {
+    let token = job.container.as_ref().or(job.services.as_ref())?;
+    let request = JobRequest {
+        job_container: job.container.clone(),
+        job_service_containers: job.services.clone(),
+        ..JobRequest::default()
+    };
+    let message = refused(&request)?;
+    let help = "the job already runs in a machine of its own; start services in a step with `run:`";
+    Some(Diagnostic::error(place_of(token), message, help))
+}
+
+fn step(step: &Step) -> Option<Diagnostic> {
+    let request = JobRequest {
+        steps: vec![step_request(step)],
+        ..JobRequest::default()
+    };
+    let message = refused(&request)?;
+    let help = match &step.action {
+        Action::Uses {
+            reference: StepAction::Repository { name, .. },
+            ..
+        } if name.eq_ignore_ascii_case("actions/checkout") => {
+            "remove the step: the checkout is in the workspace already"
+        }
+        _ => "do the work in a script with `run:`",
+    };
+    Some(Diagnostic::error(step.place, message, help))
+}
