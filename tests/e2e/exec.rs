@@ -35,6 +35,10 @@ fn main() -> ExitCode {
             "an_interrupt_reaches_the_command_and_its_exit_code_comes_back",
             interrupt,
         ),
+        Trial::test(
+            "a_command_starts_with_no_signal_blocked_or_ignored",
+            signals_as_usual,
+        ),
         Trial::test("machine_size_is_what_was_asked_for", machine_size),
         Trial::test(
             "a_gibibyte_of_output_arrives_whole_in_bounded_memory",
@@ -45,6 +49,15 @@ fn main() -> ExitCode {
 
 fn exec(arguments: &[&str]) -> std::process::Command {
     bench().mayfly([&["exec"], arguments].concat())
+}
+
+fn signals_as_usual() -> Result<(), Failed> {
+    let script = "while read -r name value; do case $name in SigBlk:|SigIgn:) echo $name $value;; \
+                  esac; done < /proc/self/status";
+    let ended = finish(exec(&["--", "bash", "-c", script])).expect_code(0);
+    let none = "0".repeat(16);
+    assert_eq!(ended.stdout, format!("SigBlk: {none}\nSigIgn: {none}\n"));
+    Ok(())
 }
 
 fn exit_code_and_streams() -> Result<(), Failed> {

@@ -144,10 +144,11 @@ fn start(spec: &ExecSpec, context: &Context) -> Result<Started, ExecError> {
     }
 }
 
-/// Arranges what the child does between fork and exec: a session and process group of its own,
-/// its control group, no privilege before the out-of-memory killer, its user.
+/// Arranges what the child does between fork and exec: no signal blocked, a session and process
+/// group of its own, its control group, no privilege before the out-of-memory killer, its user.
 fn become_step(command: &mut Command, user: Option<User>, mut procs: Option<File>) {
     let child_side = move || {
+        unblock_signals()?;
         rustix::process::setsid()?;
         if let Some(procs) = &mut procs {
             procs.write_all(b"0")?;
@@ -165,10 +166,25 @@ fn become_step(command: &mut Command, user: Option<User>, mut procs: Option<File
         Ok(())
     };
     // SAFETY: between fork and exec of a process that may have threads the closure must not use
-    // locks or allocate: it makes only system calls (setsid, open, write, setgroups, setgid,
-    // setuid), on data that was allocated before; `File::open` of a literal shorter than std's
+    // locks or allocate: it makes only system calls (sigprocmask, setsid, open, write, setgroups,
+    // setgid, setuid), on data that was allocated before; `File::open` of a literal shorter than std's
     // stack buffer for C strings does not allocate.
     unsafe { command.pre_exec(child_side) };
+}
+
+/// PID 1 blocks the signals that it reads from a descriptor; what it starts must get them.
+fn unblock_signals() -> io::Result<()> {
+    // SAFETY: the set is of integers, and `sigemptyset` initialises it before it is used; the
+    // pointers are to it, during each call only.
+    let result = unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn become_user(user: &User) -> io::Result<()> {
