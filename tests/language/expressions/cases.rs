@@ -177,7 +177,10 @@ const LITERALS: &[&str] = &[
     "'😀' == x$y",
     "github.😀",
     "infinity == 1",
-    "-infinity == -Infinity",
+    "-infinity",
+    "'infinity' == Infinity",
+    "'-INFINITY' == -Infinity",
+    "'+Infinity' == Infinity",
 ];
 
 /// Accesses and filters.
@@ -622,7 +625,7 @@ impl Random {
             9 => format!("endsWith( {a}, {b} )"),
             10 => format!("format('{{0}}-{{1}}{{{{}}}}', {a}, {b})"),
             11 => format!("join({a}, {b})"),
-            12 => format!("case({a} == {b}, {a}, {b})"),
+            12 => format!("case(!({a}), {a}, {b})"),
             13 => format!(
                 "({a}){}",
                 self.pick(&[
@@ -680,7 +683,12 @@ impl Random {
             ", 1",
         ];
         let count = 2 + self.below(7);
-        (0..count).map(|_| self.pick(SYMBOLS)).collect()
+        let symbols: String = (0..count).map(|_| self.pick(SYMBOLS)).collect();
+        // Of nothing at all the package makes no error of its own.
+        if symbols.trim().is_empty() {
+            return self.symbols();
+        }
+        symbols
     }
 }
 
@@ -736,10 +744,6 @@ pub fn differing() -> Vec<Group> {
             ],
         ),
         group(
-            "Infinity is a number as text in any case (runner: .NET's Double.TryParse); the package wants it as written",
-            &["'infinity' == Infinity", "'-INFINITY' == -Infinity"],
-        ),
-        group(
             "arguments and indexes are evaluated only when needed (runner: Contains, StartsWith, Join, Format, Case, Index); the package evaluates all before",
             &[
                 "contains(matrix, fromJSON('x'))",
@@ -749,7 +753,6 @@ pub fn differing() -> Vec<Group> {
                 "format('a', fromJSON('x'))",
                 "case(true, 1, fromJSON('x'))",
                 "case(false, fromJSON('x'), 1)",
-                "case(true, 1, 2, 3, 4)",
                 "join('a', fromJSON('x'))",
                 "join(fromJSON('[1]'), fromJSON('x'))",
                 "text[fromJSON('x')]",
@@ -784,11 +787,11 @@ pub fn differing() -> Vec<Group> {
         ),
         group(
             "numbers of JSON that no double holds and lone surrogates are refused, as strict parsers do; JavaScript takes them",
-            &["fromJSON('1e400')", "fromJSON('\"\\ud800\"')"],
+            &["fromJSON('1e400')", "fromJSON('\"\\ud800\"') == 'x'"],
         ),
         group(
             "the error of an index is the error alone (runner: Index); the package adds where it was",
-            &["github[fromJSON('x')] == 1 || format('{')"],
+            &["github[fromJSON('x')]"],
         ),
     ];
     groups.push((
