@@ -29,6 +29,10 @@ cargo test --locked -p mayfly-tests --test language-workflows -- --nocapture
 step "Programs"
 deploy/build.sh
 
+step "Expressions, compared with GitHub's own implementation"
+[ -d tests/npm/node_modules ] || npm ci --prefix tests/npm --silent
+cargo test --locked -p mayfly-tests --test language-expressions -- --nocapture
+
 export MAYFLY_STATE="${MAYFLY_STATE:-$HOME/.cache/mayfly/tests}"
 step "Image minimal, in $MAYFLY_STATE"
 "${CARGO_TARGET_DIR:-target}/release/mayfly" image build minimal

@@ -9,6 +9,7 @@ use crate::printable;
 mod copy;
 mod doctor;
 mod exec;
+mod expr;
 mod image;
 mod interrupt;
 mod kvm;
@@ -110,6 +111,7 @@ enum Command {
     Image(image::ImageArgs),
     Snapshot(snapshot::SnapshotArgs),
     Doctor(doctor::DoctorArgs),
+    Expr(expr::ExprArgs),
 }
 
 /// Parses the command line, runs the command, reports its failure on stderr.
@@ -136,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Image(args) => image::image(&args),
         Command::Snapshot(args) => snapshot::snapshot(&args, cli.kvm),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Expr(args) => expr::expr(&args),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -53,11 +53,14 @@ pub fn to_number(value: &Value) -> f64 {
 /// -1); a longer one is no number.
 pub fn parse_number(text: &str) -> f64 {
     let text = text.trim();
-    match text {
-        "" => return 0.0,
-        "Infinity" => return f64::INFINITY,
-        "-Infinity" => return f64::NEG_INFINITY,
-        _ => {}
+    if text.is_empty() {
+        return 0.0;
+    }
+    if text == "-Infinity" {
+        return f64::NEG_INFINITY;
+    }
+    if text.strip_prefix('+').unwrap_or(text) == "Infinity" {
+        return f64::INFINITY;
     }
     if let Some(digits) = text.strip_prefix("0x") {
         return integer(digits, 16);
@@ -84,7 +87,7 @@ fn integer(digits: &str, radix: u32) -> f64 {
 }
 
 /// A number as .NET's format `G15` writes it: 15 significant digits, an exponent from 1E+15 and
-/// below 1E-05.
+/// for 1E-05 and below.
 pub fn format_number(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();
@@ -111,7 +114,7 @@ pub fn format_number(value: f64) -> String {
 fn place_point(digits: &str, exponent: i32) -> String {
     let count = digits.len() as i32;
     match exponent {
-        -5..=-1 => format!("0.{}{digits}", "0".repeat((-exponent - 1) as usize)),
+        -4..=-1 => format!("0.{}{digits}", "0".repeat((-exponent - 1) as usize)),
         0..15 if count <= exponent + 1 => {
             format!("{digits}{}", "0".repeat((exponent + 1 - count) as usize))
         }
@@ -204,7 +207,8 @@ mod tests {
             (-1e300, "-1E+300"),
             (f64::MAX, "1.79769313486232E+308"),
             (0.0001, "0.0001"),
-            (0.00001, "0.00001"),
+            (0.000_12, "0.00012"),
+            (0.000_01, "1E-05"),
             (0.000_001, "1E-06"),
             (1.25e-7, "1.25E-07"),
             (5e-324, "4.94065645841247E-324"),
@@ -235,6 +239,7 @@ mod tests {
             ("0o17", 15.0),
             ("Infinity", f64::INFINITY),
             ("-Infinity", f64::NEG_INFINITY),
+            ("+Infinity", f64::INFINITY),
         ];
         for (text, value) in cases {
             assert_eq!(parse_number(text), *value, "{text:?}");
@@ -254,7 +259,9 @@ mod tests {
             "nan",
             "NaN",
             "infinity",
-            "+Infinity",
+            "-INFINITY",
+            "+-Infinity",
+            "Infinityx",
             "0x1FFFFFFFF",
             "-0x1",
             "1e",

@@ -45,14 +45,15 @@ pub struct ExpressionError {
 }
 
 impl ExpressionError {
-    /// An error that blames one symbol of the source.
+    /// An error that blames one symbol of the source. The position in the message counts UTF-16
+    /// units, as GitHub's do.
     pub(super) fn at(kind: ErrorKind, what: &str, symbol: &str, byte: usize, source: &str) -> Self {
-        let offset = source[..byte].chars().count();
+        let before = &source[..byte];
+        let (offset, position) = (before.chars().count(), before.encode_utf16().count() + 1);
         Self {
             kind,
             message: format!(
-                "{what}: '{symbol}'. Located at position {} within expression: {source}",
-                offset + 1
+                "{what}: '{symbol}'. Located at position {position} within expression: {source}"
             ),
             offset: Some(offset),
             length: symbol.chars().count().max(1),

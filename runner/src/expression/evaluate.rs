@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use super::coerce::{compare, equals, is_primitive, to_number, to_text, truthy};
 use super::error::ExpressionError;
-use super::format::{Piece, pieces};
+use super::format::{FormatFault, Piece, pieces};
 use super::json::{from_json, to_json};
 use super::syntax::{Comparison, Function, Node};
 use super::value::{Object, Value, fold};
@@ -216,32 +216,38 @@ impl Evaluator<'_> {
     }
 
     fn contains(&mut self, arguments: &[Node]) -> Evaluated {
-        let (search, item) = (
-            self.node(&arguments[0])?.value,
-            self.node(&arguments[1])?.value,
-        );
+        let search = self.node(&arguments[0])?.value;
+        let nothing = search.as_array().is_some_and(<[Value]>::is_empty);
+        if nothing || search.as_object().is_some() {
+            return Ok(false.into());
+        }
+        let item = self.node(&arguments[1])?.value;
         let found = match &search {
             Value::Array(items) => items.iter().any(|candidate| equals(&item, candidate)),
-            Value::Object(_) => false,
             _ => is_primitive(&item) && fold(&to_text(&search)).contains(&fold(&to_text(&item))),
         };
         Ok(found.into())
     }
 
     fn compare_ends(&mut self, arguments: &[Node], holds: fn(&str, &str) -> bool) -> Evaluated {
-        let (text, end) = (
-            self.node(&arguments[0])?.value,
-            self.node(&arguments[1])?.value,
-        );
-        let both = is_primitive(&text) && is_primitive(&end);
-        Ok((both && holds(&fold(&to_text(&text)), &fold(&to_text(&end)))).into())
+        let text = self.node(&arguments[0])?.value;
+        if !is_primitive(&text) {
+            return Ok(false.into());
+        }
+        let end = self.node(&arguments[1])?.value;
+        Ok((is_primitive(&end) && holds(&fold(&to_text(&text)), &fold(&to_text(&end)))).into())
     }
 
     fn format(&mut self, arguments: &[Node]) -> Evaluated {
         let format = self.text(&arguments[0])?;
-        let invalid = |what: &str| ExpressionError::evaluation(format!("{what}: {format}"));
-        let pieces =
-            pieces(&format).map_err(|_| invalid("The following format string is invalid"))?;
+        // The whole string is looked at before the first argument is evaluated.
+        let pieces = pieces(&format, arguments.len() - 1).map_err(|fault| {
+            let what = match fault {
+                FormatFault::Invalid => "is invalid",
+                FormatFault::Missing(_) => "references more arguments than were supplied",
+            };
+            ExpressionError::evaluation(format!("The following format string {what}: {format}"))
+        })?;
         let mut texts: Vec<Option<String>> = vec![None; arguments.len() - 1];
         let mut out = String::new();
         for piece in pieces {
@@ -253,11 +259,9 @@ impl Evaluator<'_> {
                 }
                 Piece::Argument { index, specifiers } => (index, specifiers),
             };
-            let what = "The following format string references more arguments than were supplied";
-            let cached = texts.get_mut(index).ok_or_else(|| invalid(what))?;
-            let text = match cached {
+            let text = match &mut texts[index] {
                 Some(text) => text,
-                None => cached.insert(self.text(&arguments[index + 1])?),
+                cached => cached.insert(self.text(&arguments[index + 1])?),
             };
             if !specifiers.is_empty() {
                 let message = format!("The format specifiers '{specifiers}' are not valid here");
@@ -277,8 +281,8 @@ impl Evaluator<'_> {
             primitive => return self.built(to_text(primitive)),
         };
         let separator = match arguments.get(1) {
-            Some(node) => Some(self.node(node)?.value).filter(is_primitive),
-            None => None,
+            Some(node) if items.len() > 1 => Some(self.node(node)?.value).filter(is_primitive),
+            _ => None,
         };
         let separator = separator.map_or_else(|| ",".to_owned(), |value| to_text(&value));
         let mut out = String::new();

@@ -13,12 +13,17 @@ pub(super) enum Piece {
     },
 }
 
-/// The string is no format string.
+/// What is wrong with a format string, the first fault from the left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct InvalidFormat;
+pub(super) enum FormatFault {
+    /// It is none.
+    Invalid,
+    /// It names an argument that is not given.
+    Missing(usize),
+}
 
-/// Splits a format string.
-pub(super) fn pieces(format: &str) -> Result<Vec<Piece>, InvalidFormat> {
+/// Splits a format string that comes with `given` arguments.
+pub(super) fn pieces(format: &str, given: usize) -> Result<Vec<Piece>, FormatFault> {
     let mut pieces = Vec::new();
     let mut text = String::new();
     let mut rest = format;
@@ -32,13 +37,16 @@ pub(super) fn pieces(format: &str) -> Result<Vec<Piece>, InvalidFormat> {
             continue;
         }
         if brace == "}" {
-            return Err(InvalidFormat);
+            return Err(FormatFault::Invalid);
         }
         if !text.is_empty() {
             pieces.push(Piece::Text(std::mem::take(&mut text)));
         }
-        let (piece, after) = argument(rest)?;
-        pieces.push(piece);
+        let (index, specifiers, after) = argument(rest).ok_or(FormatFault::Invalid)?;
+        if index >= given {
+            return Err(FormatFault::Missing(index));
+        }
+        pieces.push(Piece::Argument { index, specifiers });
         rest = after;
     }
     text.push_str(rest);
@@ -48,31 +56,23 @@ pub(super) fn pieces(format: &str) -> Result<Vec<Piece>, InvalidFormat> {
     Ok(pieces)
 }
 
-/// An argument after its `{`, and what follows its `}`.
-fn argument(rest: &str) -> Result<(Piece, &str), InvalidFormat> {
-    let digits = rest
-        .find(|c: char| !c.is_ascii_digit())
-        .ok_or(InvalidFormat)?;
+/// Index and specifiers of an argument after its `{`, and what follows its `}`.
+fn argument(rest: &str) -> Option<(usize, String, &str)> {
+    let digits = rest.find(|c: char| !c.is_ascii_digit())?;
     // GitHub reads the index into a byte.
-    let index = usize::from(rest[..digits].parse::<u8>().map_err(|_| InvalidFormat)?);
+    let index = usize::from(rest[..digits].parse::<u8>().ok()?);
     let rest = &rest[digits..];
     if let Some(after) = rest.strip_prefix('}') {
-        return Ok((
-            Piece::Argument {
-                index,
-                specifiers: String::new(),
-            },
-            after,
-        ));
+        return Some((index, String::new(), after));
     }
-    let mut rest = rest.strip_prefix(':').ok_or(InvalidFormat)?;
+    let mut rest = rest.strip_prefix(':')?;
     let mut specifiers = String::new();
     loop {
-        let at = rest.find('}').ok_or(InvalidFormat)?;
+        let at = rest.find('}')?;
         specifiers.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         let Some(after) = rest.strip_prefix('}') else {
-            return Ok((Piece::Argument { index, specifiers }, rest));
+            return Some((index, specifiers, rest));
         };
         specifiers.push('}');
         rest = after;

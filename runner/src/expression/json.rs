@@ -80,7 +80,7 @@ pub fn from_json(text: &str) -> Result<Value, serde_json::Error> {
 }
 
 /// A value in plain JSON, unlike the typed form of a job message.
-struct Plain(Value);
+pub(super) struct Plain(pub(super) Value);
 
 impl<'de> Deserialize<'de> for Plain {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -11,6 +11,7 @@
 //! # Ok::<(), mayfly::expression::ExpressionError>(())
 //! ```
 
+pub mod batch;
 pub mod coerce;
 mod error;
 mod evaluate;
@@ -39,10 +40,27 @@ pub struct Expression {
 }
 
 impl Expression {
-    /// Reads an expression (without `${{ }}`) that may use the given names.
+    /// Reads an expression (without `${{ }}`) of a workflow file that may use the given names. A
+    /// format string that stands in it is checked here, before anything runs.
+    ///
+    /// # Errors
+    /// [`ExpressionError`] of the kind lexing or parsing, with its position.
     pub fn parse(source: &str, names: &Names) -> Result<Self, ExpressionError> {
+        Self::read(source, names, true)
+    }
+
+    /// Reads an expression as the runner does: a format string is looked at only when it is
+    /// evaluated.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_unchecked(source: &str, names: &Names) -> Result<Self, ExpressionError> {
+        Self::read(source, names, false)
+    }
+
+    fn read(source: &str, names: &Names, check_formats: bool) -> Result<Self, ExpressionError> {
         let lexemes = lexer::lex(source)?;
-        match parser::parse(source, &lexemes, names)? {
+        match parser::parse(source, &lexemes, names, check_formats)? {
             Some(root) => Ok(Self { root }),
             None => Err(ExpressionError::whole(
                 ErrorKind::Parsing,

@@ -9,6 +9,7 @@
 //! passes if both take it.
 
 use super::error::{ErrorKind, ExpressionError};
+use super::format::FormatFault;
 use super::lexer::{Lexeme, Symbol};
 use super::syntax::{Comparison, Function, Names, Node};
 use super::value::Value;
@@ -21,6 +22,7 @@ pub(super) fn parse(
     source: &str,
     lexemes: &[Lexeme<'_>],
     names: &Names,
+    check_formats: bool,
 ) -> Result<Option<Node>, ExpressionError> {
     if lexemes.is_empty() {
         return Ok(None);
@@ -31,6 +33,7 @@ pub(super) fn parse(
         at: 0,
         depth: 0,
         names,
+        check_formats,
     };
     let node = parser.expression()?;
     if parser.at < lexemes.len() {
@@ -56,6 +59,7 @@ struct Parser<'a> {
     at: usize,
     depth: usize,
     names: &'a Names,
+    check_formats: bool,
 }
 
 type Parsed = Result<Node, ExpressionError>;
@@ -299,7 +303,7 @@ impl<'a> Parser<'a> {
             let what = "Even number of parameters supplied, requires an odd number of parameters";
             return Err(self.blame(what, name));
         }
-        if function == Function::Format {
+        if function == Function::Format && self.check_formats {
             self.check_format(name, arguments)?;
         }
         Ok(function)
@@ -310,21 +314,16 @@ impl<'a> Parser<'a> {
         let [Node::Literal(Value::String(text)), rest @ ..] = arguments else {
             return Ok(());
         };
-        let pieces = super::format::pieces(text)
-            .map_err(|_| self.blame(&format!("Invalid format string '{text}'"), name))?;
-        let missing = pieces.iter().find_map(|piece| match piece {
-            super::format::Piece::Argument { index, .. } if *index >= rest.len() => Some(*index),
-            _ => None,
-        });
-        match missing {
-            None => Ok(()),
-            Some(index) => {
-                let given = rest.len();
-                let what = format!(
+        let given = rest.len();
+        let what = match super::format::pieces(text, given) {
+            Ok(_) => return Ok(()),
+            Err(FormatFault::Invalid) => format!("Invalid format string '{text}'"),
+            Err(FormatFault::Missing(index)) => {
+                format!(
                     "Format string references {{{index}}} but only {given} argument(s) provided"
-                );
-                Err(self.blame(&what, name))
+                )
             }
-        }
+        };
+        Err(self.blame(&what, name))
     }
 }

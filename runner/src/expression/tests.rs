@@ -72,6 +72,7 @@ fn literals() {
         ("NaN", "NaN"),
         ("Infinity", "Infinity"),
         ("-Infinity", "-Infinity"),
+        ("+Infinity", "Infinity"),
         ("''", r#""""#),
         ("'a'", r#""a""#),
         ("'It''s'", r#""It's""#),
@@ -242,6 +243,10 @@ fn contains_starts_and_ends() {
         ("CONTAINS('a', 'A')", "true"),
         ("startsWith(github.ref, 'REFS/')", "true"),
         ("startsWith('abc', '')", "true"),
+        ("contains(matrix, fromJSON('bad'))", "false"),
+        ("contains(github.event.empty, fromJSON('bad'))", "false"),
+        ("startsWith(matrix, fromJSON('bad'))", "false"),
+        ("endsWith(matrix.list, fromJSON('bad'))", "false"),
         ("startsWith(123, 12)", "true"),
         ("startsWith(matrix.list, 'A')", "false"),
         ("endsWith('abc', 'BC')", "true"),
@@ -272,6 +277,9 @@ fn format_and_join() {
         ("join(matrix.list, null)", r#""123true""#),
         ("join('x', '+')", r#""x""#),
         ("join(matrix, '+')", r#""""#),
+        ("join(github.event.empty, fromJSON('bad'))", r#""""#),
+        ("join(fromJSON('[7]'), fromJSON('bad'))", r#""7""#),
+        ("format('{0}', 0.00001)", r#""1E-05""#),
         ("join(github.event.empty)", r#""""#),
         ("join(matrix.nested)", r#""Array,Array,Object""#),
     ]);
@@ -404,6 +412,7 @@ fn symbols_that_are_none_are_lexing_errors() {
         ("1.2.3", Lexing, "'1.2.3'"),
         ("- 1", Lexing, "'-'"),
         ("1-1", Lexing, "'1-1'"),
+        ("'🚀' = 1", Lexing, "Located at position 6 within"),
         ("a = b", Lexing, "Unexpected symbol: '='"),
         ("=x", Lexing, "'=x'"),
         ("a & b", Lexing, "'&'"),
@@ -523,7 +532,29 @@ fn constant_format_strings_are_checked_before_evaluation() {
             Evaluation,
             "format specifiers 'yyyy'",
         ),
+        (
+            "format(github.none || '{0}{5}', fromJSON('bad'))",
+            Evaluation,
+            "references more arguments",
+        ),
+        (
+            "format(github.none || '{5}{', 1)",
+            Evaluation,
+            "references more arguments",
+        ),
     ]);
+}
+
+#[test]
+fn the_runner_looks_at_a_format_string_when_it_is_evaluated() {
+    let contexts = contexts();
+    let read = |source| Expression::parse_unchecked(source, &names()).unwrap();
+    let value = |source| read(source).evaluate(&Scope::new(&contexts));
+    assert_eq!(value("true || format('{')"), Ok(Value::Bool(true)));
+    assert_eq!(
+        value("format('{')").unwrap_err().kind,
+        ErrorKind::Evaluation
+    );
 }
 
 #[test]

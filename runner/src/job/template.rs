@@ -158,7 +158,7 @@ impl Evaluator<'_> {
 
     fn expression(&self, source: &str) -> Result<Value, ExpressionError> {
         let names = Names::new(CONTEXTS.iter().copied().chain(FUNCTIONS));
-        let expression = Expression::parse(source, &names)?;
+        let expression = Expression::parse_unchecked(source, &names)?;
         let with_secrets = expression.reads("secrets").then(|| {
             let mut values = self.values.clone();
             values.insert("secrets", self.secrets.to_object());
