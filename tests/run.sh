@@ -22,15 +22,12 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 step "Unit tests"
 cargo test --locked --no-fail-fast --workspace --exclude mayfly-tests
 
-step "Workflow files, compared with GitHub's own parser"
-npm ci --prefix tests/npm --silent
-cargo test --locked -p mayfly-tests --test language-workflows -- --nocapture
-
 step "Programs"
 deploy/build.sh
 
-step "Expressions, compared with GitHub's own implementation"
-[ -d tests/npm/node_modules ] || npm ci --prefix tests/npm --silent
+step "Workflow files and expressions, compared with GitHub's own implementations"
+npm ci --prefix tests/npm --silent
+cargo test --locked -p mayfly-tests --test language-workflows -- --nocapture
 cargo test --locked -p mayfly-tests --test language-expressions -- --nocapture
 
 export MAYFLY_STATE="${MAYFLY_STATE:-$HOME/.cache/mayfly/tests}"
