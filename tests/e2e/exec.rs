@@ -53,7 +53,13 @@ fn exec(arguments: &[&str]) -> std::process::Command {
 
 fn signals_as_usual() -> Result<(), Failed> {
     // No shell: bash ignores SIGQUIT.
-    let ended = finish(exec(&["--", "grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]));
+    let ended = finish(exec(&[
+        "--",
+        "grep",
+        "-E",
+        "Sig(Blk|Ign)",
+        "/proc/self/status",
+    ]));
     let none = "0".repeat(16);
     assert_eq!(
         ended.expect_code(0).stdout,
