@@ -5,7 +5,7 @@
 //! bytes and time are bounded. What matches is decided on the host as `@actions/glob` does.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::{self, Read},
     time::Duration,
 };
@@ -33,8 +33,10 @@ const PATH: u64 = 4096;
 const PATHS: usize = 64 << 20;
 /// How long reading may take, as the official runner has it.
 const TIME: Duration = Duration::from_secs(120);
-/// Most files times patterns that are compared.
-const COMPARISONS: usize = 20_000_000;
+/// Most looks at files, and files compared with patterns, of one call.
+const WORK: usize = 20_000_000;
+/// Deepest nesting of folders.
+const DEPTH: usize = 256;
 /// Most links on the way to one file.
 const LINKS: usize = 40;
 
@@ -59,7 +61,28 @@ pub(super) struct FileIndex {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key(String);
 
+/// What one call of `hashFiles()` has done so far.
+#[derive(Default)]
+struct Work(usize);
+
+impl Work {
+    fn spend(&mut self, amount: usize) -> Result<(), String> {
+        self.0 = self.0.saturating_add(amount);
+        if self.0 > WORK {
+            return Err("hashFiles: there are too many files, links or patterns".to_owned());
+        }
+        Ok(())
+    }
+}
+
 impl Key {
+    fn join(&self, name: &str) -> Key {
+        if self.0.is_empty() || name.is_empty() {
+            return Key(format!("{}{name}", self.0));
+        }
+        Key(format!("{}\0{name}", self.0))
+    }
+
     fn new(path: &str) -> Self {
         Self(path.replace('/', "\0"))
     }
@@ -179,7 +202,9 @@ fn read(stream: impl Read, workspace: &str) -> io::Result<FileIndex> {
                     },
                     _ => continue,
                 };
-                entries.insert(Key::new(&path), found);
+                let key = Key::new(&path);
+                bytes += add_parents(&mut entries, &key, PATHS.saturating_sub(bytes));
+                entries.insert(key, found);
             }
         }
     }
@@ -187,6 +212,23 @@ fn read(stream: impl Read, workspace: &str) -> io::Result<FileIndex> {
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     let workspace = workspace.trim_end_matches('/').to_owned();
     Ok(FileIndex { workspace, entries })
+}
+
+/// Adds the folders around `key` that have no entry of their own, up to a number of bytes; how many
+/// their names have.
+fn add_parents(entries: &mut BTreeMap<Key, Entry>, key: &Key, limit: usize) -> usize {
+    let mut bytes = 0;
+    let mut at = key.0.as_str();
+    while let Some((parent, _)) = at.rsplit_once('\0') {
+        let key = Key(parent.to_owned());
+        if bytes > limit || entries.contains_key(&key) {
+            break;
+        }
+        bytes += parent.len();
+        entries.insert(key, Entry::Folder);
+        at = parent;
+    }
+    bytes
 }
 
 fn long(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<u8>> {
@@ -249,22 +291,15 @@ impl FileIndex {
         };
         let patterns = patterns(texts, &self.workspace)
             .map_err(|error| format!("hashFiles('{}') failed. {error}", texts.join(", ")))?;
-        let files = self.files(follow)?;
-        if files.len().saturating_mul(patterns.len()) > COMPARISONS {
-            return Err("hashFiles: too many files and patterns".to_owned());
-        }
         let mut hasher = Sha256::new();
         let mut found = false;
-        let mut seen = BTreeSet::new();
+        let mut work = Work::default();
         for start in starts(&patterns) {
-            for (path, real) in files
-                .iter()
-                .filter(|(path, _)| path.inside(&start).is_some() || *path == start)
-            {
-                if !matches(&patterns, path) || !seen.insert(path) {
-                    continue;
-                }
-                if let Some(digest) = self.digest_of(real, follow)? {
+            for (path, real) in self.search(&start, follow, &mut work)? {
+                work.spend(patterns.len())?;
+                if matches(&patterns, &path)
+                    && let Some(digest) = self.digest_of(&real, follow)?
+                {
                     hasher.update(digest);
                     found = true;
                 }
@@ -277,61 +312,91 @@ impl FileIndex {
         })
     }
 
-    /// Files and links by the path under which they are found, in order, with the path they have.
-    fn files(&self, follow: bool) -> Result<Vec<(Key, Key)>, String> {
+    /// Files and links from `start` down, in order: the path under which each is found, and its own.
+    fn search(
+        &self,
+        start: &Key,
+        follow: bool,
+        work: &mut Work,
+    ) -> Result<Vec<(Key, Key)>, String> {
+        let real = if follow {
+            self.resolve(start)
+        } else {
+            self.resolve_but_last(start)
+        };
         let mut found = Vec::new();
-        self.below(
-            &Key::new(""),
-            &Key::new(""),
-            follow,
-            &mut vec![Key::new("")],
-            &mut found,
-        )?;
-        found.sort();
+        match real {
+            // As the official runner: a file in a folder's place is an error, a missing folder none.
+            None if self.is_behind_a_file(start) => {
+                let path = start.path();
+                return Err(format!("hashFiles: '{path}' goes on behind a file"));
+            }
+            None => {}
+            Some(real) if self.is_folder(&real) => {
+                let mut chain = vec![real.clone()];
+                self.walk((&real, start), follow, &mut chain, &mut found, work)?;
+            }
+            Some(real) => found.push((start.clone(), real)),
+        }
         Ok(found)
     }
 
-    fn below(
+    /// Walks through the folder `real`, which was found as `path`; `chain` are the folders above it.
+    fn walk(
         &self,
-        real: &Key,
-        seen_as: &Key,
+        (real, path): (&Key, &Key),
         follow: bool,
         chain: &mut Vec<Key>,
         found: &mut Vec<(Key, Key)>,
+        work: &mut Work,
     ) -> Result<(), String> {
-        for (key, entry) in self.entries.range(real..) {
-            if key == real {
+        for (key, entry) in self.entries.range(real..).filter(|(key, _)| *key != real) {
+            work.spend(1)?;
+            let Some(name) = key.inside(real) else { break };
+            if name.contains('\0') {
                 continue;
             }
-            let Some(rest) = key.inside(real) else { break };
-            let path = if seen_as.0.is_empty() {
-                Key(rest.to_owned())
-            } else {
-                Key(format!("{}\0{rest}", seen_as.0))
+            let path = path.join(name);
+            let folder = match entry {
+                Entry::Folder => Some(key.clone()),
+                Entry::Link(_) if follow => self.resolve(key).filter(|key| self.is_folder(key)),
+                _ => None,
             };
-            if *entry == Entry::Folder {
-                continue;
-            }
-            if found.len() >= ENTRIES || path.0.len() as u64 > PATH {
-                return Err(format!("hashFiles: links make more than {ENTRIES} files"));
-            }
-            let target = if follow && matches!(entry, Entry::Link(_)) {
-                self.resolve(key)
-            } else {
-                None
-            };
-            match target.filter(|target| !matches!(self.entries.get(target), Some(Entry::File(_))))
-            {
-                Some(folder) if chain.contains(&folder) || chain.len() > LINKS => {}
+            match folder {
+                None => found.push((path, key.clone())),
+                // A circle of links.
+                Some(folder) if follow && chain.contains(&folder) => {}
+                Some(_) if chain.len() >= DEPTH => {
+                    return Err(format!(
+                        "hashFiles: folders are nested more than {DEPTH} deep"
+                    ));
+                }
                 Some(folder) => {
                     chain.push(folder.clone());
-                    self.below(&folder, &path, follow, chain, found)?;
+                    self.walk((&folder, &path), follow, chain, found, work)?;
                     chain.pop();
                 }
-                None => found.push((path, key.clone())),
             }
         }
         Ok(())
+    }
+
+    fn is_folder(&self, key: &Key) -> bool {
+        key.0.is_empty() || self.entries.get(key) == Some(&Entry::Folder)
+    }
+
+    fn is_behind_a_file(&self, key: &Key) -> bool {
+        key.0.match_indices('\0').any(|(at, _)| {
+            let above = self.resolve(&Key(key.0[..at].to_owned()));
+            above.is_some_and(|above| !self.is_folder(&above))
+        })
+    }
+
+    /// As [`Self::resolve`], but a link at the end stays one.
+    fn resolve_but_last(&self, key: &Key) -> Option<Key> {
+        let (parent, name) = key.0.rsplit_once('\0').unwrap_or(("", &key.0));
+        let found = self.resolve(&Key(parent.to_owned()))?.join(name);
+        (found.0.is_empty() || self.entries.contains_key(&found)).then_some(found)
     }
 
     /// The digest of a file, also behind links; none for a link to a folder, and for a broken one if
@@ -418,146 +483,4 @@ fn matches(patterns: &[Pattern], path: &Key) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sandbox::fake::FakeSandbox;
-
-    fn sha(content: &str) -> Sha {
-        Sha256::digest(content).into()
-    }
-
-    /// As the official runner: the hash of the hashes.
-    fn expected(contents: &[&str]) -> String {
-        let digests: Vec<u8> = contents.iter().flat_map(|content| sha(content)).collect();
-        hex::encode(Sha256::digest(digests))
-    }
-
-    async fn example() -> FileIndex {
-        let fake = FakeSandbox::new();
-        for (path, content) in [
-            ("/w/a-b/lock", "1"),
-            ("/w/a/lock", "2"),
-            ("/w/lock", "3"),
-            ("/w/z/.hidden", "4"),
-            ("/w/node_modules/x/lock", "5"),
-            ("/other/lock", "6"),
-        ] {
-            fake.put(path, content);
-        }
-        index(&fake, "/w").await.unwrap()
-    }
-
-    fn hash(index: &FileIndex, patterns: &[&str]) -> String {
-        let patterns: Vec<String> = patterns.iter().map(|&text| text.to_owned()).collect();
-        index.hash(&patterns).unwrap()
-    }
-
-    #[tokio::test]
-    async fn files_are_hashed_in_the_order_of_folders_and_names() {
-        let index = example().await;
-        assert_eq!(hash(&index, &["**/lock"]), expected(&["2", "1", "3", "5"]));
-        assert_eq!(
-            hash(&index, &["**/lock", "!node_modules"]),
-            expected(&["2", "1", "3"])
-        );
-        assert_eq!(
-            hash(&index, &["!node_modules", "**/lock"]),
-            expected(&["2", "1", "3", "5"])
-        );
-        assert_eq!(hash(&index, &["z", "lock"]), expected(&["4", "3"]));
-        assert_eq!(hash(&index, &["lock\na/*"]), expected(&["3", "2"]));
-        assert_eq!(
-            hash(&index, &["a/*", "**/lock"]),
-            expected(&["2", "1", "3", "5"])
-        );
-        assert_eq!(hash(&index, &["none", "/other/lock"]), "");
-        assert!(
-            index
-                .hash(&["--x".to_owned()])
-                .unwrap_err()
-                .contains("Invalid glob option")
-        );
-        assert!(
-            index
-                .hash(&["../x".to_owned()])
-                .unwrap_err()
-                .contains("'..' is not allowed")
-        );
-    }
-
-    #[tokio::test]
-    async fn a_workspace_that_is_not_there_is_an_error() {
-        let error = index(&FakeSandbox::new(), "/w").await.unwrap_err();
-        assert!(error.contains("no such file"), "{error}");
-    }
-
-    fn tar_of(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        build(&mut builder);
-        builder.into_inner().unwrap()
-    }
-
-    fn link(tar: &mut tar::Builder<Vec<u8>>, path: &str, target: &str) {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(EntryType::Symlink);
-        header.set_size(0);
-        tar.append_link(&mut header, path, target).unwrap();
-    }
-
-    fn folder(tar: &mut tar::Builder<Vec<u8>>, path: &str) {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(EntryType::Directory);
-        header.set_size(0);
-        tar.append_data(&mut header, path, io::empty()).unwrap();
-    }
-
-    fn file(tar: &mut tar::Builder<Vec<u8>>, path: &str, content: &str) {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        tar.append_data(&mut header, path, content.as_bytes())
-            .unwrap();
-    }
-
-    #[test]
-    fn links_are_hashed_by_what_they_lead_to_and_folders_behind_them_only_when_asked() {
-        let long = format!("deep/{}", "x".repeat(150));
-        let bytes = tar_of(|tar| {
-            folder(tar, "real");
-            file(tar, "real/a", "1");
-            file(tar, &long, "9");
-            link(tar, "file", "real/../real/a");
-            link(tar, "folder", "/w/real");
-            link(tar, "real/loop", "..");
-            link(tar, "out", "/etc/passwd");
-            link(tar, "up", "../../x");
-        });
-        let index = read(&bytes[..], "/w").unwrap();
-        assert_eq!(hash(&index, &["file"]), expected(&["1"]));
-        assert_eq!(hash(&index, &["folder"]), "");
-        assert_eq!(
-            hash(&index, &["--follow-symbolic-links", "folder/a"]),
-            expected(&["1"])
-        );
-        assert_eq!(hash(&index, &["deep"]), expected(&["9"]));
-        for outside in ["out", "up"] {
-            let error = index.hash(&[outside.to_owned()]).unwrap_err();
-            assert!(error.contains("out of the workspace"), "{error}");
-            assert_eq!(hash(&index, &["--follow-symbolic-links", outside]), "");
-        }
-    }
-
-    #[test]
-    fn a_hostile_stream_is_refused() {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(EntryType::GNULongName);
-        header.set_size(1 << 40);
-        header.set_cksum();
-        let error = read(&header.as_bytes()[..], "/w").unwrap_err();
-        assert!(error.to_string().contains("longer than"), "{error}");
-        let mut bytes = tar_of(|tar| file(tar, "a", "content"));
-        bytes.truncate(515);
-        assert!(read(&bytes[..], "/w").is_err());
-        assert!(read(&[7_u8; 2000][..], "/w").is_err());
-        assert!(plain(b"a/../../b").is_err());
-    }
-}
+mod tests;
