@@ -10,6 +10,7 @@ use crate::expression::{
 
 use super::{
     Options,
+    hash_files::WorkspaceFiles,
     layout::Layout,
     outcome::Conclusion,
     request::{JobRequest, Variable},
@@ -89,6 +90,8 @@ pub struct JobContext<'a> {
     pub defaults: IndexMap<String, String>,
     /// Where things are in the sandbox.
     pub layout: Layout,
+    /// Files of the workspace as the step at hand found them, if it asks for their hash.
+    pub(super) workspace: Option<WorkspaceFiles>,
 }
 
 impl std::fmt::Debug for JobContext<'_> {
@@ -136,6 +139,7 @@ impl<'a> JobContext<'a> {
             status: Conclusion::Success,
             defaults: IndexMap::new(),
             layout,
+            workspace: None,
         }
     }
 
@@ -179,6 +183,7 @@ impl<'a> JobContext<'a> {
             values,
             secrets: &self.secrets,
             status: self.status,
+            workspace: self.workspace.as_ref(),
             files: &self.request.file_table,
         }
     }

@@ -33,6 +33,8 @@ pub mod env_files;
 pub mod environment;
 mod executor;
 mod files;
+mod glob;
+mod hash_files;
 pub mod layout;
 pub mod lines;
 mod log;

@@ -12,6 +12,7 @@ use super::{
     env_files::{EnvFile, MAX_SUMMARY, pairs, paths, text},
     executor::JobRun,
     files::StepFiles,
+    hash_files,
     log::StepLog,
     outcome::{Conclusion, StepRecord},
     output::{Changes, StepOutput},
@@ -56,6 +57,11 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         for file in EnvFile::ALL {
             self.context
                 .set_github(file.context_name(), &files.path(file));
+        }
+        self.context.workspace = None;
+        if hash_files::is_asked_for(step) {
+            let workspace = &self.context.layout.workspace;
+            self.context.workspace = Some(hash_files::index(self.sandbox, workspace).await);
         }
         let env = step_env(&self.context, step);
         let seen = env.as_ref().unwrap_or(&self.context.env);

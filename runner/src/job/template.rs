@@ -4,14 +4,14 @@ use indexmap::IndexMap;
 
 use crate::{
     expression::{
-        CONTEXTS, Expression, ExpressionError, Function, Names, Scope,
+        CONTEXTS, Expression, ExpressionError, Function, HashFiles, Names, Scope,
         coerce::{to_text, truthy},
         value::{Object, Value},
     },
     workflow::token::{Position, TemplateToken, TokenKind},
 };
 
-use super::{contexts::Secrets, outcome::Conclusion};
+use super::{contexts::Secrets, hash_files::WorkspaceFiles, outcome::Conclusion};
 
 /// Functions of steps that are not part of the language itself.
 const FUNCTIONS: [&str; 5] = [
@@ -40,6 +40,8 @@ pub struct Evaluator<'a> {
     pub secrets: &'a Secrets,
     /// What `success()`, `failure()` and `cancelled()` look at.
     pub status: Conclusion,
+    /// What `hashFiles()` looks at, or why it cannot; without it, the function is an error.
+    pub(super) workspace: Option<&'a WorkspaceFiles>,
     /// Files that places refer to.
     pub files: &'a [String],
 }
@@ -171,12 +173,15 @@ impl Evaluator<'_> {
             Function::Cancelled => self.status == Conclusion::Cancelled,
             _ => false,
         };
-        let hash_files =
-            |_: &[String]| Err("hashFiles() is not supported by this version of Mayfly".to_owned());
+        let hash_files = |patterns: &[String]| match self.workspace {
+            Some(Ok(index)) => index.hash(patterns),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err("there is no workspace".to_owned()),
+        };
         expression.evaluate(&Scope {
             contexts: with_secrets.as_ref().unwrap_or(&self.values),
             status: Some(&status),
-            hash_files: Some(&hash_files),
+            hash_files: self.workspace.map(|_| &hash_files as HashFiles<'_>),
         })
     }
 
@@ -247,6 +252,7 @@ mod tests {
             values,
             secrets: &secrets,
             status: Conclusion::Failure,
+            workspace: None,
             files: &["a.yml".to_owned()],
         })
     }
@@ -286,7 +292,7 @@ mod tests {
             ),
             (
                 r#"{"type":3,"expr":"hashFiles('x')"}"#,
-                "not supported by this version of Mayfly",
+                "hashFiles cannot be used here",
             ),
         ] {
             let error = with(|e| e.string(&token(json))).unwrap_err().to_string();

@@ -148,3 +148,38 @@ async fn steps_run_as_the_user_who_owns_the_work_folders() {
     assert_eq!(last.user.as_deref(), Some("runner"));
     assert_eq!(env(last, "HOME"), Some("/home/runner"));
 }
+
+#[tokio::test]
+async fn hash_files_sees_what_earlier_steps_wrote_and_is_read_only_for_steps_that_ask() {
+    let hashing = |script: &str| {
+        let mut step = run("", script);
+        step.environment = Some(strings(&[("HASH", "${{ hashFiles('**/*.lock') }}")]));
+        step
+    };
+    let mut broken = run("", "broken");
+    broken.condition = "hashFiles('../x') == ''".to_owned();
+    let steps = vec![hashing("one"), hashing("two"), run("", "three"), broken];
+    let job = Job::new(steps, |script, _, files| {
+        if script == "one" {
+            let path = "/home/runner/work/hello/hello/a.lock".to_owned();
+            files.insert(path, (0o644, b"x".to_vec()));
+        }
+        Reply::exit(0)
+    });
+    job.sandbox.put("/home/runner/work/hello/hello/README", "");
+    let outcome = job.execute().await;
+    let scripts = job.scripts();
+    assert_eq!(env(&scripts[0], "HASH"), Some(""));
+    // sha256 of the sha256 of "x".
+    let hash = "0a325ca303eb3014c43ae004970f343634db176fa1697bcc8c9efac94626488d";
+    assert_eq!(env(&scripts[1], "HASH"), Some(hash));
+    assert_eq!(
+        results(&outcome),
+        [
+            "success/success",
+            "success/success",
+            "success/success",
+            "failure/failure"
+        ]
+    );
+}
