@@ -44,8 +44,19 @@ pub(super) struct Pump<'a> {
     /// Frames for the worker, at most one piece of output and small ones.
     to_worker: Vec<u8>,
     sent: usize,
+    /// The worker sent a signal that ends processes.
+    told_to_end: bool,
     ended: Option<Ended>,
 }
+
+/// Signals by which the worker stops a step, or a person a command.
+const ENDING: [Signal; 5] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::KILL,
+];
 
 #[derive(Debug)]
 struct Ended {
@@ -82,6 +93,7 @@ impl<'a> Pump<'a> {
             stdin_ended: false,
             to_worker: Vec::new(),
             sent: 0,
+            told_to_end: false,
             ended: None,
         }
     }
@@ -278,6 +290,11 @@ impl<'a> Pump<'a> {
         let owed = pending(self.stdout.as_ref().map(AsFd::as_fd))?
             + pending(self.stderr.as_ref().map(AsFd::as_fd))?;
         self.stdin = None;
+        // What a step leaves in the background lives on, but not that of one that was stopped: a
+        // fork bomb whose first process heeded the signal would go on beside the next step.
+        if let (true, Some(cgroup)) = (self.told_to_end, &self.process.cgroup) {
+            cgroup.kill();
+        }
         self.ended = Some(Ended {
             status,
             at: Instant::now(),
@@ -296,13 +313,14 @@ impl<'a> Pump<'a> {
     }
 
     /// Sends a signal to the process group, while its number is certain to be its own.
-    fn signal(&self, number: i32) {
+    fn signal(&mut self, number: i32) {
         if self.ended.is_some() {
             return;
         }
         let Some(signal) = Signal::from_named_raw(number) else {
             return;
         };
+        self.told_to_end |= ENDING.contains(&signal);
         // A group that is gone by now is what the signal was for.
         let _ = rustix::process::kill_process_group(self.group(), signal);
     }
