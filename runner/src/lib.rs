@@ -4,6 +4,7 @@
 //! drive the same code. Rooms are named in the README.
 #![forbid(unsafe_code)]
 
+pub mod action;
 pub mod checkout;
 pub mod cli;
 pub mod config;

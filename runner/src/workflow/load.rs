@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::diagnostic::{Diagnostic, Severity};
 use super::model::{self, Workflow};
 use super::source::{MAX_FILE_BYTES, Source};
+use super::token::TemplateToken;
 use super::{check, plan, schema, yaml};
 
 /// A workflow that may be run.
@@ -153,6 +154,26 @@ pub fn parse(source: Source) -> Result<Loaded, LoadError> {
         });
     }
     Ok(Loaded { workflow, findings })
+}
+
+/// Reads the text of an action's manifest (`action.yml`) into its tokens.
+pub(crate) fn parse_action(source: Source) -> Result<TemplateToken, LoadError> {
+    let mut findings = Vec::new();
+    let root = match yaml::read(&source, &mut findings) {
+        Ok(root) => root,
+        Err(finding) => {
+            findings.push(finding);
+            return Err(rejected(source, findings));
+        }
+    };
+    let tokens = check::check(&source, &root, &schema::ACTION, &mut findings);
+    findings.retain(|finding| finding.severity == Severity::Error);
+    findings.sort_by_key(|finding| finding.place);
+    bound(&mut findings);
+    if findings.is_empty() {
+        return Ok(tokens);
+    }
+    Err(rejected(source, findings))
 }
 
 /// Keeps what a person can read: the first findings, errors before others if there are too many.

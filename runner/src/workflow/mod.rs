@@ -25,5 +25,6 @@ pub mod triggers;
 mod uses;
 mod yaml;
 
+pub(crate) use load::parse_action;
 pub use load::{Findings, LoadError, Loaded, load, parse};
 pub use support::unsupported;

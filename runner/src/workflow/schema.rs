@@ -3,12 +3,14 @@
 //! Keys, contexts and values are those of GitHub's workflow schema (`workflow-v1.0.json` of the npm
 //! package `@actions/workflow-parser`), one file for each part of a workflow.
 
+mod action;
 mod contexts;
 mod job;
 mod on;
 mod step;
 mod workflow;
 
+pub(super) use action::ACTION;
 pub(super) use workflow::WORKFLOW;
 
 /// What a value may be.

@@ -1,12 +1,16 @@
 //! The kinds of steps, one file each, behind [`run()`].
 
+mod javascript;
 mod programs;
 mod run;
 mod shell;
 
 use indexmap::IndexMap;
 
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::{
+    action::manifest::ManifestError,
+    sandbox::{Sandbox, SandboxError},
+};
 
 use super::{
     Options,
@@ -52,6 +56,15 @@ pub(super) enum StepError {
     /// The sandbox did not do it.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The action's manifest cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// There is no action where the step says.
+    #[error(
+        "Can't find 'action.yml', 'action.yaml' or 'Dockerfile' under '{0}'. Did you forget to run \
+         actions/checkout before running your local action?"
+    )]
+    NoAction(String),
     /// A kind of step that this version does not have.
     #[error("{0}")]
     Unsupported(String),
@@ -71,7 +84,10 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
 ) -> Result<ActionEnd, StepError> {
     match unsupported(run.step) {
         Some(message) => Err(StepError::Unsupported(message)),
-        None => run::script(run).await,
+        None => match &run.step.action {
+            StepAction::Repository { path, .. } => javascript::local(run, path).await,
+            _ => run::script(run).await,
+        },
     }
 }
 
@@ -79,6 +95,7 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
 pub(super) fn default_name(step: &StepRequest, evaluator: &Evaluator<'_>) -> String {
     match &step.action {
         StepAction::Script => run::default_name(step, evaluator),
+        StepAction::Repository { path, .. } if is_local(step) => format!("Run {path}"),
         other => format!("Run {}", describe(other)),
     }
 }
@@ -88,12 +105,26 @@ pub(super) fn unsupported(step: &StepRequest) -> Option<String> {
     let what = match &step.action {
         StepAction::Script if step.background => "a step with `background: true`".to_owned(),
         StepAction::Script if step.parallel_group_id.is_some() => "`parallel` steps".to_owned(),
+        StepAction::Repository { .. } if is_local(step) && step.background => {
+            "a step with `background: true`".to_owned()
+        }
+        StepAction::Repository { .. } if is_local(step) && step.parallel_group_id.is_some() => {
+            "`parallel` steps".to_owned()
+        }
+        StepAction::Repository { .. } if is_local(step) => return None,
         StepAction::Script => return None,
         other => describe(other),
     };
     Some(format!(
-        "This version of Mayfly cannot run {what}: only `run:` steps are supported."
+        "This version of Mayfly cannot run {what}: only `run:` steps and local JavaScript actions are \
+         supported."
     ))
+}
+
+/// Whether a step runs an action of the workspace.
+fn is_local(step: &StepRequest) -> bool {
+    matches!(&step.action, StepAction::Repository { repository_type, .. }
+        if repository_type.eq_ignore_ascii_case("self"))
 }
 
 fn describe(action: &StepAction) -> String {

@@ -278,3 +278,78 @@ async fn debug_lines_appear_only_when_asked_for() {
         assert_eq!(env(process, "RUNNER_DEBUG"), debug.then_some("1"));
     }
 }
+
+#[tokio::test]
+async fn a_local_javascript_action_gets_its_inputs_and_its_outputs_count() {
+    let step = |path: &str| StepRequest {
+        action: crate::job::request::StepAction::Repository {
+            name: String::new(),
+            reference: String::new(),
+            repository_type: "self".to_owned(),
+            path: path.to_owned(),
+        },
+        inputs: Some(strings(&[("who am", "Ada"), ("odd", "x")])),
+        ..run("act", "")
+    };
+    let steps = vec![
+        step("./greet"),
+        run_if("steps.act.outputs.said == 'hi'", "next"),
+        step("./composite"),
+        StepRequest {
+            condition: "always()".to_owned(),
+            ..step("./none")
+        },
+    ];
+    let job = Job::new(steps, |_, _, _| Reply::exit(0));
+    let work = "/home/runner/work/hello/hello";
+    let manifest = "inputs:\n  who am: {}\n  mood:\n    default: ${{ github.repository }}\n\
+                    runs: {using: node16, main: dist/index.js}\n";
+    job.sandbox
+        .put(&format!("{work}/greet/action.yml"), manifest);
+    job.sandbox.put(
+        &format!("{work}/composite/action.yaml"),
+        "runs: {using: composite, steps: []}\n",
+    );
+    job.sandbox.on_exec(|request, files| {
+        if request.argv[0] == "/opt/node/20/bin/node" {
+            write(request, files, "GITHUB_OUTPUT", "said=hi\n");
+        }
+        Some(Reply::stdout("/usr/bin/bash\n").then_exit(0))
+    });
+    let outcome = job.execute().await;
+    let failed = "failure/failure";
+    let success = "success/success";
+    assert_eq!(results(&outcome), [success, success, failed, failed]);
+    let node = job.scripts().remove(0);
+    let script = format!("{work}/greet/dist/index.js");
+    assert_eq!(node.argv, ["/opt/node/20/bin/node", &script]);
+    assert_eq!(node.cwd, work);
+    assert_eq!(env(&node, "INPUT_WHO_AM"), Some("Ada"));
+    assert_eq!(env(&node, "INPUT_MOOD"), Some("octo/hello"));
+    assert_eq!(outcome.steps[1].name, "Run ./greet");
+    assert_eq!(
+        job.reporter.lines(2),
+        [
+            "##[warning]Unexpected input(s) 'odd', valid inputs are ['who am', 'mood']",
+            "##[group]Run ./greet",
+            "with:",
+            "  who am: Ada",
+            "  odd: x",
+            "  mood: octo/hello",
+            "##[endgroup]",
+            "##[warning]The following actions uses Node.js version which is deprecated and will be \
+             forced to run on node20: ./greet.",
+            "/usr/bin/bash",
+        ]
+    );
+    let refused = job.reporter.lines(4).pop().unwrap();
+    assert!(
+        refused.ends_with("which is a composite action."),
+        "{refused}"
+    );
+    let missing = job.reporter.lines(5).pop().unwrap();
+    assert!(
+        missing.starts_with("##[error]Can't find 'action.yml'"),
+        "{missing}"
+    );
+}

@@ -1,0 +1,3 @@
+//! Actions: what stands behind `uses:`.
+
+pub mod manifest;
