@@ -6,12 +6,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Write,
-    process::{Command, Stdio},
 };
 
 use mayfly::workflow::{LoadError, diagnostic::Severity, parse, source::Source};
-use mayfly_tests::repository;
+use mayfly_tests::{npm, repository};
 use serde_json::{Value, json};
 
 /// Files that Mayfly judges otherwise, and why.
@@ -173,42 +171,14 @@ fn mayfly(text: &str) -> Lines {
 
 /// What GitHub's parser says of all files: lines and messages.
 fn github(files: &[(String, String)]) -> Option<BTreeMap<String, (Lines, Vec<String>)>> {
-    let folder = repository().join("tests/npm");
-    if !folder.join("node_modules").is_dir() {
-        println!(
-            "SKIPPED: {} has no packages; run `npm ci` there",
-            folder.display()
-        );
-        return None;
-    }
-    let node = Command::new("node")
-        .arg("workflows.mjs")
-        .current_dir(folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut node = match node {
-        Ok(node) => node,
-        Err(error) => {
-            println!("SKIPPED: node cannot be started: {error}");
-            return None;
-        }
-    };
-    let mut stdin = node.stdin.take().expect("a pipe");
-    let input: String = files
+    let questions = files
         .iter()
-        .map(|(name, text)| format!("{}\n", json!({"name": name, "text": text})))
-        .collect();
-    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-    let output = node.wait_with_output().expect("node ends");
-    writer.join().expect("no panic").expect("node reads all");
-    assert!(output.status.success(), "node: {}", output.status);
-    let answers = String::from_utf8(output.stdout).expect("UTF-8");
-    Some(answers.lines().map(answer).collect())
+        .map(|(name, text)| json!({"name": name, "text": text}));
+    let answers = npm::ask("workflows.mjs", questions)?;
+    Some(answers.iter().map(answer).collect())
 }
 
-fn answer(line: &str) -> (String, (Lines, Vec<String>)) {
-    let answer: Value = serde_json::from_str(line).expect("JSON");
+fn answer(answer: &Value) -> (String, (Lines, Vec<String>)) {
     let errors = answer["errors"].as_array().cloned().unwrap_or_default();
     let lines = errors
         .iter()

@@ -130,14 +130,9 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 /// Reads the text of a workflow file.
 pub fn parse(source: Source) -> Result<Loaded, LoadError> {
     let mut findings = Vec::new();
-    let root = match yaml::read(&source, &mut findings) {
-        Ok(root) => root,
-        Err(finding) => {
-            findings.push(finding);
-            return Err(rejected(source, findings));
-        }
+    let Some(tokens) = tokens(&source, &schema::WORKFLOW, &mut findings) else {
+        return Err(rejected(source, findings));
     };
-    let tokens = check::check(&source, &root, &schema::WORKFLOW, &mut findings);
     let path = source.path().display().to_string();
     let workflow = model::build(&path, &tokens, &mut findings);
     plan::check_matrices(&workflow, &mut findings);
@@ -159,14 +154,9 @@ pub fn parse(source: Source) -> Result<Loaded, LoadError> {
 /// Reads the text of an action's manifest (`action.yml`) into its tokens.
 pub(crate) fn parse_action(source: Source) -> Result<TemplateToken, LoadError> {
     let mut findings = Vec::new();
-    let root = match yaml::read(&source, &mut findings) {
-        Ok(root) => root,
-        Err(finding) => {
-            findings.push(finding);
-            return Err(rejected(source, findings));
-        }
+    let Some(tokens) = tokens(&source, &schema::ACTION, &mut findings) else {
+        return Err(rejected(source, findings));
     };
-    let tokens = check::check(&source, &root, &schema::ACTION, &mut findings);
     findings.retain(|finding| finding.severity == Severity::Error);
     findings.sort_by_key(|finding| finding.place);
     bound(&mut findings);
@@ -174,6 +164,21 @@ pub(crate) fn parse_action(source: Source) -> Result<TemplateToken, LoadError> {
         return Ok(tokens);
     }
     Err(rejected(source, findings))
+}
+
+/// The tokens of a text, checked against a schema; nothing where it is no YAML.
+fn tokens(
+    source: &Source,
+    shape: &schema::Shape,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<TemplateToken> {
+    match yaml::read(source, findings) {
+        Ok(root) => Some(check::check(source, &root, shape, findings)),
+        Err(finding) => {
+            findings.push(finding);
+            None
+        }
+    }
 }
 
 /// Keeps what a person can read: the first findings, errors before others if there are too many.

@@ -6,14 +6,10 @@
 
 mod cases;
 
-use std::{
-    collections::BTreeMap,
-    io::Write,
-    process::{Command, Stdio},
-};
+use std::collections::BTreeMap;
 
 use mayfly::expression::batch;
-use mayfly_tests::repository;
+use mayfly_tests::npm;
 use serde_json::{Value, json};
 
 #[test]
@@ -82,39 +78,7 @@ fn question(expr: &str) -> Value {
 
 /// What the package answers, in order; `None`, said, where node or the package is not there.
 fn github(all: &[&String]) -> Option<Vec<Value>> {
-    let folder = repository().join("tests/npm");
-    if !folder.join("node_modules/@actions/expressions").is_dir() {
-        println!("SKIPPED: the npm packages are not there; run npm ci --prefix tests/npm");
-        return None;
-    }
-    let script = folder.join("expressions.mjs");
-    let node = Command::new("node")
-        .arg(script)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut node = match node {
-        Ok(node) => node,
-        Err(error) => {
-            println!("SKIPPED: node cannot be started: {error}");
-            return None;
-        }
-    };
-    let mut input = node.stdin.take().expect("it is piped");
-    let lines: Vec<String> = all.iter().map(|expr| question(expr).to_string()).collect();
-    let writer = std::thread::spawn(move || {
-        for line in lines {
-            writeln!(input, "{line}").expect("node reads");
-        }
-    });
-    let output = node.wait_with_output().expect("node runs");
-    writer.join().expect("the writer ends");
-    assert!(output.status.success(), "{:?}", output.status);
-    let text = String::from_utf8(output.stdout).expect("JSON");
-    let answers: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
-        .collect();
+    let answers = npm::ask("expressions.mjs", all.iter().map(|expr| question(expr)))?;
     assert_eq!(answers.len(), all.len());
     Some(answers)
 }

@@ -1,6 +1,6 @@
 //! The event that a run stands for, with its inputs, and whether its filters let the workflow run.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs::File, io::Read, path::Path, process::Command};
 
 use crate::{
     cli::{Failure, pairs},
@@ -131,12 +131,14 @@ fn read_payload(path: &Path) -> Result<Object, Failure> {
             path.display()
         ))
     };
-    let size = fs::metadata(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    if size.len() > MAX_EVENT_BYTES {
+    let mut text = String::new();
+    // One byte more than may be, to tell a file that is too long.
+    File::open(path)
+        .and_then(|file| file.take(MAX_EVENT_BYTES + 1).read_to_string(&mut text))
+        .map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    if text.len() as u64 > MAX_EVENT_BYTES {
         return Err(wrong(format!("has more than {MAX_EVENT_BYTES} bytes")));
     }
-    let text =
-        fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     match from_json(&text) {
         Ok(Value::Object(object)) => Ok((*object).clone()),
         Ok(_) => Err(wrong("is no object".to_owned())),
@@ -229,14 +231,27 @@ fn paths(trigger: &Trigger, folder: &Path) -> Option<String> {
 }
 
 fn changed_files(folder: &Path) -> Option<Vec<String>> {
+    // Plumbing, which runs no program that the checkout's configuration names.
     let output = Command::new("git")
-        .arg("-C")
+        .args(["-c", "core.fsmonitor=false", "-C"])
         .arg(folder)
-        .args(["diff", "--name-only", "-z", "HEAD~1", "HEAD"])
+        .args(["diff-tree", "-r", "--name-only", "-z", "HEAD~1", "HEAD"])
         .output()
         .ok()
         .filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let files = text.split('\0').filter(|file| !file.is_empty());
     Some(files.map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_file_without_end_is_refused() {
+        let error = read_payload(Path::new("/dev/zero")).unwrap_err();
+        let said = error.cause.to_string();
+        assert!(said.contains("has more than 26214400 bytes"), "{said}");
+    }
 }
