@@ -20,7 +20,7 @@ Options:
       --write DIR     Also write this folder for real (may be repeated; it must exist)
       --memory SIZE   Memory of the machine, such as 3G or 2048M
                       [default: half of what is available, from 2G to 8G]
-      --cpus N        Number of CPUs [default: those of this machine]
+      --cpus N        Number of CPUs [default: 1; with more the machine hangs now and then]
       --no-network    Give the machine no network
       --setup         Only fetch what the machine needs, and a newer kernel if there is one
   -v, --verbose       Show on stderr what is started and what the machine's kernel says
