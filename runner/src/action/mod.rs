@@ -1,6 +1,9 @@
 //! Actions: what stands behind `uses:`.
 
+pub mod dockerfile;
+pub mod find;
 pub mod image;
 pub mod lockfile;
 pub mod manifest;
 pub mod reference;
+pub mod rewrite;

@@ -195,7 +195,7 @@ fn bound(findings: &mut Vec<Diagnostic>) {
     findings.push(rest.with_severity(Severity::Notice));
 }
 
-fn rejected(source: Source, diagnostics: Vec<Diagnostic>) -> LoadError {
+pub(super) fn rejected(source: Source, diagnostics: Vec<Diagnostic>) -> LoadError {
     LoadError::Rejected {
         findings: Box::new(Findings {
             source,

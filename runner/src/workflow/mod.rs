@@ -13,6 +13,7 @@ mod load;
 pub mod matrix;
 pub mod model;
 pub mod plan;
+pub(crate) mod references;
 mod request;
 mod schema;
 pub mod source;

@@ -72,6 +72,11 @@ impl Source {
             .map_or("", |(at, _)| &rest[at..])
     }
 
+    /// The byte at which a place begins.
+    pub fn offset(&self, place: Place) -> usize {
+        self.text.len() - self.from(place.line, place.column).len()
+    }
+
     fn tail(&self, line: u32) -> &str {
         let at = (line as usize)
             .checked_sub(1)
