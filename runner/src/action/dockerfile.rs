@@ -177,7 +177,7 @@ fn instructions(text: &str, found: &mut Vec<Base>) -> Vec<(usize, String)> {
                     });
                 }
                 Some((name, "`")) if all.is_empty() && name.eq_ignore_ascii_case("escape") => {
-                    escape = '`'
+                    escape = '`';
                 }
                 _ => {}
             }

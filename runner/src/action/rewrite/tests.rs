@@ -58,6 +58,7 @@ fn only_the_references_change() {
     let files = files();
     assert!(files.len() >= 20, "{}", files.len());
     let mut shown = String::new();
+    let old_shown = regex::Regex::new(r"# (tag=|pin@|ratchet:\S+@)?v?\d[\w.]*").unwrap();
     for (name, text) in files {
         let rewrites = all(&name, &text);
         assert!(!rewrites.is_empty(), "{name}");
@@ -72,7 +73,6 @@ fn only_the_references_change() {
             }
             changed += 1;
             // What the old comment said as version is the one thing that is replaced in a comment.
-            let old_shown = regex::Regex::new(r"# (tag=|pin@|ratchet:\S+@)?v?\d[\w.]*").unwrap();
             let old_without = old_shown.replace(old, "# $1<version>");
             let fits = without(new) == without(old)
                 || without(new).replace(" # <version>", "")
