@@ -57,7 +57,7 @@ impl Machine {
         let socket = folder.path().join("socket");
         let served = socket.clone();
         std::thread::spawn(move || {
-            mayfly_guest::agent::serve_unix(&served, Path::new("/")).expect("serves");
+            mayfly_guest::agent::serve_unix(&served, Path::new("/"), None).expect("serves");
         });
         let client = AgentClient::new(&socket);
         let ready = client.wait_ready(Duration::from_secs(60)).await;

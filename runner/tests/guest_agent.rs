@@ -25,7 +25,7 @@ impl Agent {
         let socket = folder.path().join("socket");
         let served = socket.clone();
         std::thread::spawn(move || {
-            mayfly_guest::agent::serve_unix(&served, Path::new("/")).expect("serves");
+            mayfly_guest::agent::serve_unix(&served, Path::new("/"), None).expect("serves");
         });
         let client = AgentClient::new(&socket);
         client

@@ -22,11 +22,16 @@
 //! | `ReadFile` | | `Content`, `Data`…, `End`; or `Missing`, or `TooLarge` |
 //! | `CopyOut` (tar) | | `Content`, `Data`…, `End` |
 //! | `Exec` | `Data`… (stdin), `End`, `Signal` | `Started`, (`Stdout` \| `Stderr` \| `Credit`)…, `Exited` |
+//! | `Accept` | (after `Accepted`) `Data`…, `End` | `Accepted`, `Data`…, `End` |
 //!
 //! `Refused` may stand in place of any answer and ends the operation. Standard input has credit of
 //! its own ([`wire::STDIN_WINDOW`] bytes to begin with; `Credit` frames return what was consumed),
 //! so that a signal is never stuck behind bytes that the process does not read. A closed connection
 //! kills a process that has not ended yet, and everything it started.
+//!
+//! `Accept` waits for a TCP connection to port [`FORWARD_PORT`] of the sandbox and carries it, so that
+//! steps reach the worker's services without a network. The worker asks once for each connection that
+//! it is willing to serve; others wait in the kernel. `End` closes one direction of it.
 //!
 //! # Agent
 //! PID 1 itself never reads a request once it has its identity: each connection is served by a
@@ -40,3 +45,7 @@ pub mod wire;
 
 /// Port of the agent's vsock listener.
 pub const AGENT_PORT: u32 = 1024;
+
+/// TCP port in the sandbox whose connections are carried to the worker: below the ephemeral ports,
+/// and of no service that is known.
+pub const FORWARD_PORT: u16 = 20777;

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match agent::serve_unix(Path::new(socket), Path::new(root)) {
+    match agent::serve_unix(Path::new(socket), Path::new(root), None) {
         Ok(never) => match never {},
         Err(error) => {
             eprintln!("mayfly-guest: {error}");

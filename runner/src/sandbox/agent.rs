@@ -42,6 +42,11 @@ impl AgentClient {
         }
     }
 
+    /// Where the agent is reached.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Asks whether the agent is there.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 pub mod agent;
 #[cfg(test)]
 pub mod fake;
+mod forward;
 pub mod identity;
 mod link;
 pub mod machine;

@@ -15,8 +15,8 @@ use proptest::prelude::*;
 
 use super::{Context, Root, serve_connection, unpack};
 use crate::wire::{
-    Answer, Decoder, Frame, FrameKind, Request, RequestAssembler, decode_answer, encode,
-    encode_request, hello,
+    Answer, Decoder, Frame, FrameKind, PROTOCOL_VERSION, Request, RequestAssembler, decode_answer,
+    encode, encode_request, hello,
 };
 
 /// A change to a stream.
@@ -68,6 +68,7 @@ fn answers(root: &Path, bytes: Vec<u8>) -> Vec<Frame> {
     let context = Context {
         root: Root::open(root).expect("opens"),
         steps: None,
+        forward: None,
     };
     let (agent, mut worker) = UnixStream::pair().expect("pair");
     worker
@@ -120,6 +121,7 @@ fn requests() -> impl Strategy<Value = Vec<u8>> {
     let path = || prop_oneof!["/[a-c]{1,3}(/[a-c.]{1,3}){0,3}", Just("/".to_owned())];
     prop_oneof![
         Just(stream(&Request::Ping, b"")),
+        Just(stream(&Request::Accept, &[7; 900])),
         path().prop_map(|path| stream(&Request::Remove { path }, b"")),
         path().prop_map(|path| stream(&Request::CopyOut { path }, b"")),
         path().prop_map(|path| stream(&Request::ReadFile { path, limit: 500 }, b"")),
@@ -292,7 +294,7 @@ fn a_peer_of_another_version_is_told_so() {
         answer => panic!("{answer:?}"),
     };
     assert!(
-        why.contains("version 9") && why.contains("version 1"),
+        why.contains("version 9") && why.contains(&format!("version {PROTOCOL_VERSION}")),
         "{why}"
     );
 }

@@ -4,6 +4,7 @@ mod cgroup;
 mod connection;
 mod exec;
 mod files;
+mod forward;
 #[cfg(test)]
 mod fuzz;
 mod pump;
@@ -11,12 +12,13 @@ mod service;
 mod tree;
 mod users;
 
-use std::os::fd::OwnedFd;
+use std::{net::TcpListener, os::fd::OwnedFd};
 
 pub use cgroup::Cgroup;
 pub use connection::{Connection, ConnectionError};
 pub use exec::{ExecError, run_once};
 pub use files::{FileError, Root};
+pub use forward::listen;
 pub use service::{ServiceError, serve_unix};
 pub use tree::{TreeError, pack, unpack};
 
@@ -29,6 +31,8 @@ pub struct Context {
     pub root: Root,
     /// Where processes are put; `None` only outside a sandbox.
     pub steps: Option<Cgroup>,
+    /// Whose connections are carried to the worker; `None` carries none.
+    pub forward: Option<TcpListener>,
 }
 
 /// Answers one request of a sandbox that has its identity.
@@ -65,6 +69,10 @@ pub fn serve(
             let result = context.root.remove(&path);
             result.map(|()| Answer::Done).map_err(|e| e.to_string())
         }
+        Request::Accept => match &context.forward {
+            Some(listener) => return forward::serve(connection, listener),
+            None => Err("waiting for a connection: nothing listens here".to_owned()),
+        },
     };
     connection.answer(&answer.unwrap_or_else(|why| Answer::Refused { why }))
 }

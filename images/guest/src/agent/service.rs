@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     io::{self, Read, Write},
+    net::TcpListener,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,14 +28,20 @@ pub enum ServiceError {
 }
 
 /// Serves connections at the Unix socket `path` for ever, one thread each. They begin as a VMM's
-/// vsock socket does: `CONNECT <port>\n` is answered with `OK <port>\n`.
+/// vsock socket does: `CONNECT <port>\n` is answered with `OK <port>\n`. Connections to `forward`
+/// are carried to who asks for them.
 ///
 /// # Errors
 /// The socket or the root cannot be opened, or accepting fails.
-pub fn serve_unix(path: &Path, root: &Path) -> Result<Infallible, ServiceError> {
+pub fn serve_unix(
+    path: &Path,
+    root: &Path,
+    forward: Option<TcpListener>,
+) -> Result<Infallible, ServiceError> {
     let context = Context {
         root: Root::open(root)?,
         steps: None,
+        forward,
     };
     let context = Arc::new(context);
     let failed = |error| ServiceError::Listen(path.to_owned(), error);

@@ -1,6 +1,10 @@
 //! The order in which a machine comes up, from the initramfs to a listener.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use thiserror::Error;
@@ -13,8 +17,8 @@ use super::{
     vsock::{Listener, VsockError},
 };
 use crate::{
-    AGENT_PORT,
-    agent::{Cgroup, Context, ExecError, FileError, Root, run_once},
+    AGENT_PORT, FORWARD_PORT,
+    agent::{Cgroup, Context, ExecError, FileError, Root, listen, run_once},
 };
 
 /// Why a machine did not come up.
@@ -65,6 +69,7 @@ pub(super) fn boot() -> Result<Machine, BootError> {
     let context = Context {
         root: Root::open(Path::new("/"))?,
         steps: Some(steps.clone()),
+        forward: forward(),
     };
     warm_up(&context)?;
     let listener = Listener::bind(AGENT_PORT)?;
@@ -74,6 +79,18 @@ pub(super) fn boot() -> Result<Machine, BootError> {
         context,
         steps,
     })
+}
+
+/// What steps reach the worker's services by. Services are of use to some steps only, so a machine
+/// without them comes up too.
+fn forward() -> Option<TcpListener> {
+    // Not of loopback alone: containers in the sandbox have networks of their own.
+    let address = (Ipv4Addr::UNSPECIFIED, FORWARD_PORT).into();
+    let listener = listen(address);
+    if let Err(error) = &listener {
+        eprintln!("mayfly-guest: listening on {address}: {error}");
+    }
+    listener.ok()
 }
 
 /// Runs a first step, so that the paths that every step takes are in memory, and so in the snapshot.

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// Version of the protocol; both sides must speak the same one.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Length of the hello in bytes.
 pub const HELLO_LEN: usize = 8;
@@ -22,7 +22,7 @@ pub enum FrameKind {
     RequestPart = 1,
     /// The last (or only) piece of the request.
     Request = 2,
-    /// Bytes of a file, a tar stream or standard input.
+    /// Bytes of a file, a tar stream, standard input or a connection.
     Data = 3,
     /// End of `Data`; no payload.
     End = 4,
@@ -282,8 +282,10 @@ mod tests {
         let mut bytes = hello();
         bytes[4] = 9;
         let error = check_hello(bytes).expect_err("version 9");
-        assert_eq!(error, FrameError::Version { ours: 1, theirs: 9 });
-        assert!(error.to_string().contains("version 9") && error.to_string().contains("version 1"));
+        let ours = PROTOCOL_VERSION;
+        assert_eq!(error, FrameError::Version { ours, theirs: 9 });
+        let text = error.to_string();
+        assert!(text.contains("version 9") && text.contains(&format!("version {ours}")));
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub enum Request {
         /// Absolute path.
         path: String,
     },
+    /// Wait for a connection to [`crate::FORWARD_PORT`] and carry it.
+    Accept,
 }
 
 /// A process to start.
@@ -188,6 +190,8 @@ pub enum Answer {
     Exited(ExitStatus),
     /// `Data` and `End` follow.
     Content,
+    /// A connection came; `Data` and `End` follow in both directions.
+    Accepted,
     /// There is no such file.
     Missing,
     /// The file is larger than the request's limit.
@@ -240,7 +244,7 @@ impl Request {
     /// One of [`MessageError`] that names the limit.
     pub fn check(&self) -> Result<(), MessageError> {
         match self {
-            Self::Ping | Self::Identity(_) | Self::Shutdown => Ok(()),
+            Self::Ping | Self::Identity(_) | Self::Shutdown | Self::Accept => Ok(()),
             Self::Exec(spec) => spec.check(),
             Self::WriteFile { path, .. }
             | Self::ReadFile { path, .. }
