@@ -7,3 +7,4 @@ pub mod lockfile;
 pub mod manifest;
 pub mod reference;
 pub mod rewrite;
+pub mod source;
