@@ -52,7 +52,7 @@ group() {
     session=
     return "$status"
 }
-for name in exec run workflows isolation faults images; do
+for name in doctor exec run workflows isolation faults images; do
     step "End-to-end, real guests: $name"
     status=0
     group "$name" || status=$?

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use mayfly::sandbox::microvm::MicroVm;
-use mayfly_tests::{conditions::Conditions, ensure_kvm, guests::Guests};
+use mayfly_tests::{conditions::Conditions, ensure_kvm, guests::Guests, spread::Spread};
 use mayfly_vmm::config::MachineConfig;
 use serde::Serialize;
 
@@ -38,14 +38,6 @@ struct Report {
 struct Rate {
     at_once: usize,
     per_second: f64,
-}
-
-/// Milliseconds.
-#[derive(Debug, Serialize)]
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
 }
 
 fn main() -> ExitCode {
@@ -166,28 +158,13 @@ async fn restore_at_once(guests: &Guests, count: usize) -> Result<Vec<MicroVm>> 
     tasks.join_all().await.into_iter().collect()
 }
 
-impl Spread {
-    fn of(mut times: Vec<Duration>) -> Self {
-        times.sort_unstable();
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        Self {
-            least: ms(times[0]),
-            median: ms(times[times.len() / 2]),
-            most: ms(times[times.len() - 1]),
-        }
-    }
-}
-
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
 fn print(report: &Report) {
     println!("{}", report.conditions);
-    let spread = |what: &str, s: &Spread| {
-        let (median, least, most) = (s.median, s.least, s.most);
-        println!("{what:<48} {median:>8.1} ms (median; {least:.1} to {most:.1})");
-    };
+    let spread = |what: &str, spread: &Spread| println!("{what:<48} {spread}");
     let size = |what: &str, mib: f64| println!("{what:<48} {mib:>8.1} MiB");
     spread(
         "VMM spawn to first guest instruction",

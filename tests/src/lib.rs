@@ -24,6 +24,7 @@ pub mod guests;
 pub mod npm;
 pub mod processes;
 pub mod scenario;
+pub mod spread;
 
 /// Image that the scenarios run in.
 pub const IMAGE: &str = "minimal";

@@ -27,7 +27,7 @@ pub fn all(installation: &Installation) -> Vec<Check> {
         programs(installation),
         build_tools(),
         images(&installation.state),
-        snapshots(installation),
+        snapshots(installation, usable),
     ]
 }
 
@@ -157,7 +157,7 @@ fn cgroup() -> Check {
     Check::warn(
         "cgroup",
         "version 2 is not mounted at /sys/fs/cgroup",
-        "boot with systemd.unified_cgroup_hierarchy=1; restores are slower with version 1",
+        "boot with systemd.unified_cgroup_hierarchy=1; limits per worker will need it",
     )
 }
 
@@ -203,12 +203,32 @@ fn images(state: &Path) -> Check {
     }
 }
 
-fn snapshots(installation: &Installation) -> Check {
+fn snapshots(installation: &Installation, kvm_usable: bool) -> Check {
     match template::list(installation) {
         Ok(snapshots) if snapshots.is_empty() => {
             Check::warn("snapshots", "none", "the first `mayfly run` makes one")
         }
-        Ok(snapshots) => Check::pass("snapshots", format!("{} ready", snapshots.len())),
+        // Those of the emulated machine are for its CPU, not for this one.
+        Ok(snapshots) if !kvm_usable => Check::pass(
+            "snapshots",
+            format!(
+                "{} kept; emulated jobs use those of their CPU",
+                snapshots.len()
+            ),
+        ),
+        Ok(snapshots) => {
+            let usable = snapshots.iter().filter(|snapshot| snapshot.usable_here);
+            let (usable, kept) = (usable.count(), snapshots.len());
+            let found = format!("{usable} usable here of {kept} kept");
+            if usable > 0 {
+                return Check::pass("snapshots", found);
+            }
+            Check::warn(
+                "snapshots",
+                format!("{found}: the others are for another CPU or version"),
+                "the first `mayfly run` makes one; `mayfly snapshot rm` removes old ones",
+            )
+        }
         Err(error) => Check::fail(
             "snapshots",
             error.to_string(),
