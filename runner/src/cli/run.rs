@@ -2,6 +2,7 @@
 
 mod choose;
 mod event;
+mod filters;
 mod job;
 mod output;
 mod schedule;
@@ -52,7 +53,8 @@ pub struct RunArgs {
     /// Without it the run is one of `push`, or of the event that the workflow has.
     #[arg(long, value_name = "NAME")]
     event: Option<String>,
-    /// The payload of the event, as JSON.
+    /// The payload of the event, as JSON. Filters of paths look at the commits that it names
+    /// (`before` and `after`, or those of the pull request); without them at the last commit.
     #[arg(long, value_name = "FILE")]
     event_file: Option<PathBuf>,
     /// An input of `workflow_dispatch`, or of `workflow_call`; checked against what the workflow

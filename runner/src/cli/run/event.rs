@@ -1,7 +1,8 @@
 //! The event that a run stands for, with its inputs, and whether its filters let the workflow run.
 
-use std::{fs::File, io::Read, path::Path, process::Command};
+use std::{fs::File, io::Read, path::Path};
 
+use super::filters::refusal;
 use crate::{
     cli::{Failure, pairs},
     expression::{
@@ -13,7 +14,6 @@ use crate::{
         github::{Checkout, Event},
         inputs,
         model::Workflow,
-        triggers::{Trigger, passes},
     },
 };
 
@@ -146,107 +146,72 @@ fn read_payload(path: &Path) -> Result<Object, Failure> {
     }
 }
 
-/// Why the filters of an event keep a workflow from running.
-fn refusal(workflow: &Workflow, github: &Object, folder: &Path) -> Option<String> {
-    let text = |key: &str| github.get(key).map(to_text).unwrap_or_default();
-    let event = text("event_name");
-    let trigger = workflow
-        .triggers
-        .iter()
-        .find(|trigger| trigger.event == event)?;
-    let name = match event.as_str() {
-        "pull_request" | "pull_request_target" => text("base_ref"),
-        _ => text("ref_name"),
-    };
-    let action = github
-        .get("event")
-        .and_then(|event| event.get("action"))
-        .map(to_text);
-    types(trigger, action.as_deref())
-        .or_else(|| refs(trigger, text("ref_type") == "tag", &name))
-        .or_else(|| paths(trigger, folder))
-}
-
-fn types(trigger: &Trigger, action: Option<&str>) -> Option<String> {
-    let defaults = ["opened", "synchronize", "reopened"].map(str::to_owned);
-    let pull = matches!(
-        trigger.event.as_str(),
-        "pull_request" | "pull_request_target"
-    );
-    let wanted = trigger.filter("types").or(pull.then_some(&defaults[..]))?;
-    let action = action?;
-    let other = !wanted.iter().any(|wanted| wanted == action);
-    other.then(|| {
-        format!(
-            "the activity `{action}` is none of its `types`: {}",
-            wanted.join(", ")
-        )
-    })
-}
-
-fn refs(trigger: &Trigger, tag: bool, name: &str) -> Option<String> {
-    let (own, other) = if tag {
-        ("tags", "branches")
-    } else {
-        ("branches", "tags")
-    };
-    let given = |key: &str| {
-        trigger.filter(key).is_some() || trigger.filter(&format!("{key}-ignore")).is_some()
-    };
-    if !given(own) {
-        let only = given(other) && trigger.event == "push";
-        return only.then(|| format!("`{name}` is none of its {other}, and it names only those"));
-    }
-    if trigger
-        .filter(own)
-        .is_some_and(|patterns| !passes(patterns, name))
-    {
-        return Some(format!("`{name}` matches none of its `{own}`"));
-    }
-    let ignore = format!("{own}-ignore");
-    let ignored = trigger
-        .filter(&ignore)
-        .is_some_and(|patterns| passes(patterns, name));
-    ignored.then(|| format!("`{name}` matches its `{ignore}`"))
-}
-
-/// The files of the last commit decide, as those of a push of one commit do.
-fn paths(trigger: &Trigger, folder: &Path) -> Option<String> {
-    let (wanted, ignored) = (trigger.filter("paths"), trigger.filter("paths-ignore"));
-    if wanted.is_none() && ignored.is_none() {
-        return None;
-    }
-    let Some(changed) = changed_files(folder) else {
-        eprintln!(
-            "mayfly: filters of paths are not looked at: the checkout has no commit before this one"
-        );
-        return None;
-    };
-    if wanted.is_some_and(|wanted| !changed.iter().any(|file| passes(wanted, file))) {
-        return Some("no file of the last commit matches its `paths`".to_owned());
-    }
-    let all_ignored =
-        ignored.is_some_and(|ignored| changed.iter().all(|file| passes(ignored, file)));
-    all_ignored.then(|| "all files of the last commit match its `paths-ignore`".to_owned())
-}
-
-fn changed_files(folder: &Path) -> Option<Vec<String>> {
-    // Plumbing, which runs no program that the checkout's configuration names.
-    let output = Command::new("git")
-        .args(["-c", "core.fsmonitor=false", "-C"])
-        .arg(folder)
-        .args(["diff-tree", "-r", "--name-only", "-z", "HEAD~1", "HEAD"])
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let files = text.split('\0').filter(|file| !file.is_empty());
-    Some(files.map(str::to_owned).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workflow::{parse, source::Source};
+
+    fn workflow(on: &str) -> Workflow {
+        let text = format!("on: {on}\njobs: {{a: {{runs-on: x, steps: [{{run: a}}]}}}}\n");
+        parse(Source::new("ci.yml", text)).unwrap().workflow
+    }
+
+    fn started(on: &str, name: Option<&str>, file: Option<&Path>) -> Result<Started, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = Asked {
+            name,
+            file,
+            inputs: &[],
+            vars: &Object::new(),
+        };
+        start(&workflow(on), folder.path(), &asked).map_err(|failure| failure.cause.to_string())
+    }
+
+    #[test]
+    fn the_likely_event_is_taken_if_none_is_named() {
+        for (on, inputs, name) in [
+            ("[pull_request, push]", false, "push"),
+            ("[release, pull_request]", false, "pull_request"),
+            ("[push, workflow_dispatch]", true, "workflow_dispatch"),
+            ("release", false, "release"),
+        ] {
+            let found = event_name(&workflow(on), None, inputs).ok();
+            assert_eq!(found.as_deref(), Some(name), "{on}");
+        }
+        let error = started("[push, release]", Some("schedule"), None).err();
+        assert_eq!(
+            error.as_deref(),
+            Some("ci.yml does not run on `schedule`; its events are push, release")
+        );
+    }
+
+    #[test]
+    fn inputs_of_the_event_file_have_the_declared_types_and_are_in_the_payload() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("event.json");
+        std::fs::write(&file, r#"{"inputs": {"fast": "true"}}"#).unwrap();
+        let on = "{workflow_dispatch: {inputs: {fast: {type: boolean}, level: {default: low}}}}";
+        let started = started(on, None, Some(&file)).unwrap();
+        assert_eq!(started.inputs.get("fast"), Some(&Value::Bool(true)));
+        let sent = started
+            .github
+            .get("event")
+            .and_then(|event| event.get("inputs"));
+        let sent = sent.unwrap();
+        assert_eq!(sent.get("fast").and_then(Value::as_str), Some("true"));
+        assert_eq!(sent.get("level").and_then(Value::as_str), Some("low"));
+    }
+
+    #[test]
+    fn an_event_file_that_is_no_object_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("event.json");
+        for (text, part) in [("[]", "is no object"), ("{", "is no JSON")] {
+            std::fs::write(&file, text).unwrap();
+            let error = started("push", None, Some(&file)).err().unwrap();
+            assert!(error.contains(part), "{error}");
+        }
+    }
 
     #[test]
     fn an_event_file_without_end_is_refused() {
