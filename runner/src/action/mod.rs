@@ -1,5 +1,6 @@
 //! Actions: what stands behind `uses:`.
 
+pub mod digest;
 pub mod dockerfile;
 pub mod find;
 pub mod image;
@@ -8,3 +9,4 @@ pub mod manifest;
 pub mod reference;
 pub mod rewrite;
 pub mod source;
+pub mod tree;
