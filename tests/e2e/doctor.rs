@@ -122,8 +122,7 @@ fn forbidden_kvm() -> Result<(), Failed> {
     let kvm = Path::new("/dev/kvm");
     let mode = fs::metadata(kvm)?.permissions();
     let folder = tempfile::tempdir()?;
-    let open = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(folder.path(), open)?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
     for program in ["mayfly", "mayfly-vmm", "mayfly-guest", "softkvm"] {
         fs::copy(bench().programs.join(program), folder.path().join(program))?;
     }
