@@ -15,6 +15,7 @@ mod interrupt;
 mod kvm;
 mod machine;
 mod pairs;
+mod pin;
 mod progress;
 mod protect;
 mod run;
@@ -112,6 +113,7 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     Doctor(doctor::DoctorArgs),
     Expr(expr::ExprArgs),
+    Pin(pin::PinArgs),
 }
 
 /// Parses the command line, runs the command, reports its failure on stderr.
@@ -139,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => snapshot::snapshot(&args, cli.kvm),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Expr(args) => expr::expr(&args),
+        Command::Pin(args) => pin::pin(&args),
     };
     match result {
         Ok(exit) => exit.into(),
