@@ -134,6 +134,9 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             self.context.status = Conclusion::Cancelled;
         }
         let (record, outputs) = self.complete(number).await;
+        if record.conclusion == Conclusion::Failure && self.context.status == Conclusion::Success {
+            self.context.status = Conclusion::Failure;
+        }
         records.push(record);
         (records, outputs)
     }
@@ -193,6 +196,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         let (outputs, conclusion) = match self.outputs(&mut log).await {
             Ok(outputs) => (outputs, Conclusion::Success),
             Err(error) => {
+                log.error("Fail to evaluate job outputs").await;
                 log.error(&error.to_string()).await;
                 (Vec::new(), Conclusion::Failure)
             }

@@ -247,6 +247,20 @@ async fn outputs_of_steps_become_outputs_of_the_job_but_secrets_do_not() {
 }
 
 #[tokio::test]
+async fn a_job_whose_outputs_cannot_be_evaluated_fails() {
+    let mut job = Job::new(vec![run("", "x")], |_, _, _| Reply::exit(0));
+    job.request.job_outputs = Some(strings(&[("m", "${{ fromJSON('{') }}")]));
+    let outcome = job.execute().await;
+    assert_eq!(results(&outcome), ["success/success"]);
+    assert_eq!(outcome.result, Conclusion::Failure);
+    assert_eq!(outcome.outputs, []);
+    let lines = job.reporter.lines(3);
+    let said = "##[error]Fail to evaluate job outputs".to_owned();
+    assert!(lines.contains(&said), "{lines:?}");
+    assert_eq!(job.reporter.events("job_finished")[0]["result"], "failure");
+}
+
+#[tokio::test]
 async fn a_summary_is_reported_masked() {
     let mut job = Job::new(vec![run("", "x")], |_, request, files| {
         write(request, files, "GITHUB_STEP_SUMMARY", "# Title\nsee hush\n");
