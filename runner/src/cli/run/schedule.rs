@@ -112,19 +112,25 @@ impl Schedule {
     async fn start_ready(&mut self) -> Result<(), Failure> {
         while let Some(id) = self.next_ready()? {
             self.waiting.retain(|other| *other != id);
-            match self
-                .plan
-                .prepare(&id, &self.outcomes, self.cancelled)
-                .map_err(Failure::usage)?
-            {
-                Prepared::Skipped => {
+            match self.plan.prepare(&id, &self.outcomes, self.cancelled) {
+                Ok(Prepared::Skipped) => {
                     self.runner
                         .output
                         .not_started(&id, Conclusion::Skipped)
                         .await;
                     self.outcomes.insert(id, JobOutcome::skipped());
                 }
-                Prepared::Run(job) => self.start(id, job),
+                // The others go on, as on GitHub: what is wrong is wrong with this job alone.
+                Err(error) => {
+                    let error = printable::lines(&error.to_string());
+                    eprintln!("mayfly: job {id}: {error}");
+                    self.runner
+                        .output
+                        .not_started(&id, Conclusion::Failure)
+                        .await;
+                    self.outcomes.insert(id, JobOutcome::failed());
+                }
+                Ok(Prepared::Run(job)) => self.start(id, job),
             }
         }
         Ok(())
@@ -193,13 +199,9 @@ impl Schedule {
                 let Some(job) = self.owners.remove(&error.id()) else {
                     return;
                 };
-                let outcome = JobOutcome {
-                    result: JobResult::Failure,
-                    ..JobOutcome::skipped()
-                };
                 Done {
                     job,
-                    outcome,
+                    outcome: JobOutcome::failed(),
                     error: Some(RunJobError::Lost(error.to_string())),
                 }
             }

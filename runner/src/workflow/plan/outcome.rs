@@ -48,6 +48,14 @@ impl JobOutcome {
         }
     }
 
+    /// The outcome of a job that failed before any step ran.
+    pub fn failed() -> Self {
+        Self {
+            result: JobResult::Failure,
+            outputs: Object::new(),
+        }
+    }
+
     /// The outcome of a job from those of its matrix combinations: the worst result, and of each
     /// output the last that is not empty.
     pub fn merge(outcomes: impl IntoIterator<Item = JobOutcome>) -> Self {
