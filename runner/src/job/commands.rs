@@ -5,7 +5,7 @@
 
 mod effect;
 
-pub use effect::{Annotation, CommandReader, Effect, Level, Policy};
+pub use effect::{Annotation, CommandReader, Effect, Level, MatcherTarget, Policy};
 
 /// Commands that the runner knows.
 const KNOWN: [&str; 15] = [

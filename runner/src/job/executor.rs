@@ -13,6 +13,7 @@ use super::{
     files::{Archive, bounded},
     log::StepLog,
     masking::Masker,
+    matcher::Matchers,
     outcome::{Conclusion, JobOutcome, StepRecord},
     reporter::{Event, EventKind, Reporter},
     request::{JobRequest, MaskHint, Variable},
@@ -46,6 +47,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
         context: JobContext::new(request, options),
         clock: JobClock::new(cancellation, options.timeout, options.cancel_grace),
         programs: Programs::default(),
+        matchers: Matchers::default(),
         set: 0,
         debug,
     };
@@ -81,6 +83,8 @@ pub(super) struct JobRun<'a, S, R> {
     pub(super) context: JobContext<'a>,
     pub(super) clock: JobClock,
     pub(super) programs: Programs,
+    /// Problem matchers that steps added.
+    pub(super) matchers: Matchers,
     /// Bytes of names and values that steps set so far.
     pub(super) set: usize,
     pub(super) debug: bool,

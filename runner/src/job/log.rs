@@ -90,7 +90,26 @@ impl<'a, R: Reporter> StepLog<'a, R> {
 
     /// A message about the job: a line, and an annotation unless there were too many.
     pub(super) async fn annotate(&mut self, annotation: Annotation) {
-        let mut annotation = annotation;
+        self.annotate_with(annotation, None).await;
+    }
+
+    /// The same, but the line in the log says `text`.
+    pub(super) async fn annotate_as(&mut self, annotation: Annotation, text: &str) {
+        let text = self.masker.mask(text);
+        self.annotate_with(annotation, Some(&text)).await;
+    }
+
+    /// Whether a further annotation of this level is reported.
+    pub(super) fn has_room(&self, level: Level) -> bool {
+        let count = match level {
+            Level::Notice => self.counts.notice,
+            Level::Warning => self.counts.warning,
+            Level::Error => self.counts.error,
+        };
+        count < MAX_ANNOTATIONS
+    }
+
+    async fn annotate_with(&mut self, mut annotation: Annotation, text: Option<&str>) {
         let mask = |text: &mut String| {
             if let Cow::Owned(masked) = self.masker.mask(text) {
                 *text = masked;
@@ -99,9 +118,11 @@ impl<'a, R: Reporter> StepLog<'a, R> {
         mask(&mut annotation.message);
         annotation.cut();
         annotation.title.iter_mut().for_each(mask);
+        annotation.code.iter_mut().for_each(mask);
         annotation.file.iter_mut().for_each(mask);
         self.make_relative(&mut annotation);
-        let line = format!("{}{}", annotation.level.marker(), annotation.message);
+        let text = text.unwrap_or(&annotation.message);
+        let line = format!("{}{text}", annotation.level.marker());
         self.masked(&line).await;
         let count = match annotation.level {
             Level::Notice => &mut self.counts.notice,

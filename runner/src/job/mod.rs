@@ -40,6 +40,7 @@ pub mod lines;
 mod log;
 mod mask_encodings;
 pub mod masking;
+mod matcher;
 mod options;
 pub mod outcome;
 mod output;

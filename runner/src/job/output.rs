@@ -3,10 +3,11 @@
 use indexmap::IndexMap;
 
 use super::{
-    commands::{CommandReader, Effect, Policy, parse},
+    commands::{CommandReader, Effect, MatcherTarget, Policy, parse},
     lines::{LineSplitter, MAX_LINE, Piece},
     log::StepLog,
     masking::Masker,
+    matcher::{MatcherError, StepMatchers},
     reporter::Reporter,
 };
 
@@ -43,6 +44,7 @@ pub(super) struct StepOutput<'a, R> {
     pub(super) changes: Changes,
     masker: &'a Masker,
     reader: CommandReader,
+    matchers: StepMatchers<'a>,
     splitters: [LineSplitter; 2],
     /// For each stream, whether the rest of a line that is too long is thrown away.
     dropping: [bool; 2],
@@ -59,6 +61,7 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
         policy: Policy,
         echo: bool,
         set_before: usize,
+        matchers: StepMatchers<'a>,
     ) -> Self {
         let splitter = || LineSplitter::new(masker.clone(), MAX_LINE);
         Self {
@@ -66,6 +69,7 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
             changes: Changes::default(),
             masker,
             reader: CommandReader::new(policy, echo),
+            matchers,
             splitters: [splitter(), splitter()],
             dropping: [false; 2],
             set: 0,
@@ -124,6 +128,22 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
     /// Lets an effect of a command take place.
     pub(super) async fn apply(&mut self, effect: Effect) {
         match effect {
+            Effect::Text(text) => {
+                if !self.matchers.take(&text, &mut self.log).await {
+                    self.log.line(&text).await;
+                }
+            }
+            Effect::AddMatcher { file, line } => {
+                let added = self.matchers.add(&file).await;
+                self.matchers_changed(added, &line).await;
+            }
+            Effect::RemoveMatcher { target, line } => {
+                let removed = match target {
+                    MatcherTarget::Owner(owner) => Ok(self.matchers.remove(&[owner])),
+                    MatcherTarget::File(file) => self.matchers.remove_file(&file).await,
+                };
+                self.matchers_changed(removed, &line).await;
+            }
             Effect::Line(text) => self.log.line(&text).await,
             Effect::Debug(text) => self.log.debug(&text).await,
             Effect::Annotation(annotation) => self.log.annotate(annotation).await,
@@ -153,6 +173,24 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
                 if self.count(&directory, "").await {
                     self.changes.path.push(directory);
                 }
+            }
+        }
+    }
+
+    /// Says what a command did to the problem matchers; one that failed fails the step.
+    async fn matchers_changed(
+        &mut self,
+        changed: Result<Option<String>, MatcherError>,
+        line: &str,
+    ) {
+        match changed {
+            Ok(Some(text)) => self.log.debug(&text).await,
+            Ok(None) => {}
+            Err(error) => {
+                let message = format!("Unable to process command '{line}' successfully.");
+                self.log.error(&message).await;
+                self.log.error(&error.to_string()).await;
+                self.changes.failed = true;
             }
         }
     }

@@ -14,6 +14,7 @@ use super::{
     files::StepFiles,
     hash_files,
     log::StepLog,
+    matcher::StepMatchers,
     outcome::{Conclusion, StepRecord},
     output::{Changes, StepOutput},
     process::Stop,
@@ -68,7 +69,14 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         let name = display_name(&self.context, step, seen);
         let log = self.log(number);
         log.start(&name).await;
-        let mut output = StepOutput::new(log, &self.masker, policy(seen), self.debug, self.set);
+        let mut output = StepOutput::new(
+            log,
+            &self.masker,
+            policy(seen),
+            self.debug,
+            self.set,
+            self.step_matchers(),
+        );
         let (ended, lost) = match &env {
             Err(error) => {
                 output.log.error(&error.to_string()).await;
@@ -394,6 +402,20 @@ async fn refuse<R: Reporter>(file: EnvFile, cause: &str, output: &mut StepOutput
     output.log.error(&message).await;
     output.log.error(cause).await;
     output.changes.failed = true;
+}
+
+impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
+    /// The job's problem matchers, for one step.
+    fn step_matchers(&self) -> StepMatchers<'_> {
+        let context = &self.context;
+        StepMatchers::new(
+            &self.matchers,
+            self.sandbox,
+            &context.layout.workspace,
+            &context.github("server_url"),
+            &context.github("repository"),
+        )
+    }
 }
 
 impl<S, R: Reporter> JobRun<'_, S, R> {

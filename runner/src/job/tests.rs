@@ -3,6 +3,7 @@
 mod cancelling;
 mod environment;
 mod hostile;
+mod matchers;
 mod order;
 
 use crate::{

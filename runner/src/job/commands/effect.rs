@@ -53,6 +53,9 @@ pub struct Annotation {
     /// Its title.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// The code that its tool gives it, if a problem matcher found one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// The file it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -78,6 +81,7 @@ impl Annotation {
             level,
             message: message.to_owned(),
             title: None,
+            code: None,
             file: None,
             line: None,
             end_line: None,
@@ -129,6 +133,8 @@ impl Annotation {
 /// What a line of output means.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// An ordinary line of output: for problem matchers, and for the log.
+    Text(String),
     /// A line for the log.
     Line(String),
     /// A line for the log if the person asked for debug output.
@@ -145,14 +151,38 @@ pub enum Effect {
     Env(String, String),
     /// Put a directory before `PATH` for later steps.
     Path(String),
+    /// Add the problem matchers of a file.
+    AddMatcher {
+        /// The file.
+        file: String,
+        /// The command, for what is said when it fails.
+        line: String,
+    },
+    /// Remove problem matchers.
+    RemoveMatcher {
+        /// Whose, or those of a file.
+        target: MatcherTarget,
+        /// The command, for what is said when it fails.
+        line: String,
+    },
     /// The command failed, and the step with it.
     Fail,
+}
+
+/// Which problem matchers to remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MatcherTarget {
+    /// Those of an owner.
+    Owner(String),
+    /// Those that a file describes.
+    File(String),
 }
 
 impl fmt::Debug for Effect {
     /// Names the kind only: the texts may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Text(_) => "Text",
             Self::Line(_) => "Line",
             Self::Debug(_) => "Debug",
             Self::Annotation(_) => "Annotation",
@@ -161,6 +191,8 @@ impl fmt::Debug for Effect {
             Self::State(..) => "State",
             Self::Env(..) => "Env",
             Self::Path(_) => "Path",
+            Self::AddMatcher { .. } => "AddMatcher",
+            Self::RemoveMatcher { .. } => "RemoveMatcher",
             Self::Fail => "Fail",
         })
     }
@@ -198,11 +230,11 @@ impl CommandReader {
     /// What `line` means, in the order in which it takes effect.
     pub fn read(&mut self, line: &str) -> Vec<Effect> {
         let Some(command) = parse(line, self.token.as_deref()) else {
-            return vec![Effect::Line(line.to_owned())];
+            return vec![Effect::Text(line.to_owned())];
         };
         if let Some(token) = &self.token {
             if !token.eq_ignore_ascii_case(&command.name) {
-                return vec![Effect::Line(line.to_owned())];
+                return vec![Effect::Text(line.to_owned())];
             }
             self.token = None;
             return vec![Effect::Line(line.to_owned())];
@@ -271,9 +303,10 @@ impl CommandReader {
             }
             "set-env" => self.set_env(command)?,
             "add-path" => self.add_path(command)?,
+            "add-matcher" => vec![add_matcher(command, line)],
+            "remove-matcher" => vec![remove_matcher(command, line)],
             name => vec![warning(&format!(
-                "The `{name}` command was ignored: problem matchers are not supported by this \
-                 version of Mayfly, so lines of this log do not become annotations by them."
+                "Can't find command extension for ##[{name}.command]."
             ))],
         })
     }
@@ -348,6 +381,37 @@ impl CommandReader {
     }
 }
 
+fn add_matcher(command: &Command, line: &str) -> Effect {
+    if command.data.is_empty() {
+        return warning("File path must be specified.");
+    }
+    Effect::AddMatcher {
+        file: command.data.clone(),
+        line: line.to_owned(),
+    }
+}
+
+fn remove_matcher(command: &Command, line: &str) -> Effect {
+    let target = match (command.property("owner"), command.data.as_str()) {
+        (Some(owner), "") => MatcherTarget::Owner(owner.to_owned()),
+        (None, file) if !file.is_empty() => MatcherTarget::File(file.to_owned()),
+        (Some(_), _) => {
+            return warning(
+                "Either specify an owner name or a file path in ##[remove-matcher] command. Both \
+                 values cannot be set.",
+            );
+        }
+        (None, _) => {
+            return warning(
+                "Either an owner name or a file path must be specified in ##[remove-matcher] \
+                 command.",
+            );
+        }
+    };
+    let line = line.to_owned();
+    Effect::RemoveMatcher { target, line }
+}
+
 fn name_of(command: &Command) -> Result<String, String> {
     let missing = || {
         format!(
@@ -380,7 +444,10 @@ mod tests {
     /// Effects in short, for comparison.
     fn read(reader: &mut CommandReader, line: &str) -> Vec<String> {
         let short = |effect: Effect| match effect {
+            Effect::Text(text) => format!("text {text}"),
             Effect::Line(text) => format!("line {text}"),
+            Effect::AddMatcher { file, .. } => format!("add-matcher {file}"),
+            Effect::RemoveMatcher { target, .. } => format!("remove-matcher {target:?}"),
             Effect::Debug(text) => format!("debug {text}"),
             Effect::Annotation(a) => format!("{}{}", a.level.marker(), a.message),
             Effect::Mask(text) => format!("mask {text}"),
@@ -407,13 +474,13 @@ mod tests {
     #[test]
     fn commands_have_their_effect_and_are_not_logged_themselves() {
         for (line, expected) in [
-            ("plain", "line plain"),
+            ("plain", "text plain"),
             ("::debug::x", "debug x"),
             ("::error::boom", "##[error]boom"),
             ("::group::Build", "line ##[group]Build"),
             ("::endgroup::", "line ##[endgroup]"),
             ("::add-mask::hush", "mask hush"),
-            ("::Unknown::x", "line ::Unknown::x"),
+            ("::Unknown::x", "text ::Unknown::x"),
             (
                 "::add-mask:: ",
                 "##[warning]Can't add secret mask for empty string in ##[add-mask] command.",
@@ -424,11 +491,33 @@ mod tests {
         let output = read(&mut reader(), "::set-output name=a::b");
         assert!(output[0].starts_with("##[warning]The `set-output` command is deprecated"));
         assert_eq!(output[1], "output a=b");
-        let matcher = read(&mut reader(), "::add-matcher::m.json");
-        assert!(
-            matcher[0].contains("`add-matcher` command was ignored"),
-            "{matcher:?}"
-        );
+    }
+
+    #[test]
+    fn matchers_are_added_by_file_and_removed_by_owner_or_file() {
+        for (line, expected) in [
+            ("::add-matcher::m.json", "add-matcher m.json"),
+            ("##[add-matcher]m.json", "add-matcher m.json"),
+            ("::add-matcher::", "##[warning]File path must be specified."),
+            (
+                "::remove-matcher owner=tsc::",
+                "remove-matcher Owner(\"tsc\")",
+            ),
+            (
+                "::remove-matcher::m.json",
+                "remove-matcher File(\"m.json\")",
+            ),
+            (
+                "::remove-matcher owner=a::m.json",
+                "##[warning]Either specify an owner name or a file path in ##[remove-matcher] command. Both values cannot be set.",
+            ),
+            (
+                "::remove-matcher::",
+                "##[warning]Either an owner name or a file path must be specified in ##[remove-matcher] command.",
+            ),
+        ] {
+            assert_eq!(read(&mut reader(), line), [expected], "{line}");
+        }
     }
 
     #[test]
@@ -440,7 +529,7 @@ mod tests {
             read(&mut reader, &stop),
             [format!("mask {token}"), format!("line {stop}")]
         );
-        assert_eq!(read(&mut reader, "::error::x"), ["line ::error::x"]);
+        assert_eq!(read(&mut reader, "::error::x"), ["text ::error::x"]);
         assert!(!reader.is_command("::add-mask::x"));
         assert_eq!(
             read(&mut reader, "::A-Long-Token::"),
