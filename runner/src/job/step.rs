@@ -412,8 +412,8 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             &self.matchers,
             self.sandbox,
             &context.layout.workspace,
-            &context.github("server_url"),
-            &context.github("repository"),
+            context.github("server_url"),
+            context.github("repository"),
         )
     }
 }

@@ -12,7 +12,7 @@ pub(super) const MAX_FILE: u64 = 1 << 20;
 
 /// Why a file describes no problem matchers.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConfigError {
+pub(in crate::job) enum ConfigError {
     #[error("Could not find file '{0}'.")]
     Missing(String),
     #[error("{0}")]

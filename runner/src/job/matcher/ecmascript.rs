@@ -30,7 +30,7 @@ pub(super) struct Translated {
 
 /// Why a pattern cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SyntaxError {
+pub(in crate::job) enum SyntaxError {
     #[error("illegal \\ at end of pattern")]
     EndsInBackslash,
     #[error("unterminated [] set")]

@@ -10,7 +10,7 @@ const MAX_PATTERNS: usize = 256;
 /// More matchers than a job may have.
 #[derive(Debug, thiserror::Error)]
 #[error("The problem matchers of a job may have {MAX_PATTERNS} patterns in all; remove some first")]
-pub(super) struct TooMany;
+pub(in crate::job) struct TooMany;
 
 /// The matchers of a job. Clones share them.
 #[derive(Debug, Clone, Default)]

@@ -21,7 +21,7 @@ const MAX_LINE_HARD: usize = 4 << 10;
 
 /// Why a regular expression cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PatternError {
+pub(in crate::job) enum PatternError {
     #[error(transparent)]
     Syntax(#[from] SyntaxError),
     #[error("{0}")]
