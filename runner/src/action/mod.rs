@@ -1,5 +1,6 @@
 //! Actions: what stands behind `uses:`.
 
+pub mod archive;
 pub mod digest;
 pub mod dockerfile;
 pub mod find;
