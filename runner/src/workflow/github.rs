@@ -90,6 +90,39 @@ impl Checkout {
             .unwrap_or(&self.reference)
     }
 
+    /// The checkout with what GitHub takes from the payload of an event instead.
+    fn seen_by(&self, event: &str, payload: &Object) -> Self {
+        let mut seen = self.clone();
+        let text = |path: &[&str]| text_at(payload, path);
+        if let Some(name) = text(&["repository", "full_name"]).filter(|name| is_repository(name)) {
+            seen.repository = name;
+        }
+        if let Some(login) = text(&["sender", "login"]) {
+            seen.actor = login;
+        }
+        match event {
+            // A push that deletes a branch runs on what is left: the checkout at hand.
+            "push" if text(&["after"]).as_deref() != Some(NO_COMMIT) => {
+                seen.reference = text(&["ref"]).unwrap_or(seen.reference);
+                seen.sha = text(&["after"]).unwrap_or(seen.sha);
+            }
+            "workflow_dispatch" => seen.reference = text(&["ref"]).unwrap_or(seen.reference),
+            "release" => {
+                if let Some(tag) = text(&["release", "tag_name"]) {
+                    seen.reference = format!("refs/tags/{tag}");
+                }
+            }
+            "pull_request_target" => {
+                seen.sha = text(&["pull_request", "base", "sha"]).unwrap_or(seen.sha);
+            }
+            _ if event.starts_with("pull_request") => {
+                seen.sha = text(&["pull_request", "merge_commit_sha"]).unwrap_or(seen.sha);
+            }
+            _ => {}
+        }
+        seen
+    }
+
     /// The `github` context for a workflow file, whose path is relative to the checkout.
     ///
     /// The executor adds what only it knows: `workspace`, `event_path`, `action`.
@@ -104,10 +137,22 @@ impl Checkout {
         } else {
             &event.name
         };
-        let payload = event
-            .payload
-            .clone()
-            .unwrap_or_else(|| self.payload_of(name));
+        match &event.payload {
+            Some(payload) => {
+                let seen = self.seen_by(name, payload);
+                seen.context_of(workflow_name, workflow_path, name, payload.clone())
+            }
+            None => self.context_of(workflow_name, workflow_path, name, self.payload_of(name)),
+        }
+    }
+
+    fn context_of(
+        &self,
+        workflow_name: Option<&str>,
+        workflow_path: &str,
+        name: &str,
+        payload: Object,
+    ) -> Object {
         let server = &self.server_url;
         let is_github = server == "https://github.com";
         let api = if is_github {
@@ -126,12 +171,13 @@ impl Checkout {
             .unwrap_or_default();
         let mut github = Object::new();
         let mut set = |key: &str, value: &str| github.insert(key, value);
+        let id = |path: &[&str]| text_at(&payload, path).unwrap_or_else(|| "0".to_owned());
         set("ref", &self.reference);
         set("sha", &self.sha);
         set("repository", &self.repository);
         set("repository_owner", self.owner());
-        set("repository_owner_id", "0");
-        set("repository_id", "0");
+        set("repository_owner_id", &id(&["repository", "owner", "id"]));
+        set("repository_id", &id(&["repository", "id"]));
         set(
             "repositoryUrl",
             &format!(
@@ -144,7 +190,7 @@ impl Checkout {
         set("run_number", "1");
         set("retention_days", "90");
         set("run_attempt", "1");
-        set("actor_id", "0");
+        set("actor_id", &id(&["sender", "id"]));
         set("actor", &self.actor);
         set("triggering_actor", &self.actor);
         set("workflow", workflow_name.unwrap_or(workflow_path));
@@ -157,15 +203,17 @@ impl Checkout {
         set("ref_name", self.reference_name());
         set("ref_type", if tag { "tag" } else { "branch" });
         set("secret_source", "None");
-        set(
-            "workflow_ref",
-            &format!("{}/{workflow_path}@{}", self.repository, self.reference),
-        );
+        // Empty unless a step runs an action of a repository.
+        set("action_repository", "");
+        set("action_ref", "");
         set("workflow_sha", &self.sha);
         github.insert("ref_protected", false);
         if name.starts_with("pull_request") {
             pull_request(&mut github, &payload);
         }
+        let reference = github.get("ref").map(to_text).unwrap_or_default();
+        let workflow_ref = format!("{}/{workflow_path}@{reference}", self.repository);
+        github.insert("workflow_ref", workflow_ref);
         github.insert("event", payload);
         github
     }
@@ -238,6 +286,39 @@ impl Checkout {
         );
         payload
     }
+}
+
+/// What a payload has that cannot be: a name of a repository or of a reference in another form than
+/// GitHub's.
+pub fn unfit(event: &str, payload: &Object) -> Option<String> {
+    if let Some(name) = text_at(payload, &["repository", "full_name"])
+        && !is_repository(&name)
+    {
+        return Some(format!(
+            "has the `repository.full_name` `{name}`, which is no OWNER/NAME"
+        ));
+    }
+    let full = matches!(event, "push" | "workflow_dispatch");
+    let reference = text_at(payload, &["ref"]).filter(|name| full && !name.starts_with("refs/"))?;
+    Some(format!(
+        "has the `ref` `{reference}`, which does not begin with `refs/`"
+    ))
+}
+
+/// A text or number at a path of keys; nothing if it is empty or something else.
+fn text_at(payload: &Object, path: &[&str]) -> Option<String> {
+    let (first, rest) = path.split_first()?;
+    let first = payload.get(first)?;
+    let value = rest.iter().try_fold(first, |value, key| value.get(key))?;
+    let text = matches!(value, Value::String(_) | Value::Number(_)).then(|| to_text(value))?;
+    (!text.is_empty()).then_some(text)
+}
+
+/// Whether a name is `owner/name`; it becomes part of paths in the sandbox.
+fn is_repository(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && plain_name(part) == part;
+    name.split_once('/')
+        .is_some_and(|(owner, name)| plain(owner) && plain(name))
 }
 
 /// What a pull request changes: the reference is its merge, and its branches are named.
@@ -329,6 +410,7 @@ fn plain_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::expression::json::from_json;
 
     fn run(folder: &Path, arguments: &[&str]) {
         let status = Command::new("git")
@@ -424,5 +506,86 @@ mod tests {
         let tagged = Checkout::read(path);
         assert_eq!(tagged.reference, "refs/tags/v1");
         assert_eq!(tagged.reference_name(), "v1");
+    }
+
+    #[test]
+    fn what_github_takes_from_the_payload_is_taken_from_there() {
+        let checkout = Checkout {
+            repository: "local/here".to_owned(),
+            server_url: "https://github.com".to_owned(),
+            sha: "1".repeat(40),
+            reference: "refs/heads/main".to_owned(),
+            actor: "Ada".to_owned(),
+            email: String::new(),
+        };
+        let seen = |name: &str, payload: &str, key: &str| {
+            let payload = from_json(payload).unwrap().as_object().cloned();
+            let name = name.to_owned();
+            let github = checkout.context(None, "ci.yml", &Event { name, payload });
+            github.get(key).map(to_text).unwrap_or_default()
+        };
+        let push = r#"{"ref": "refs/tags/v@2", "after": "abc", "sender": {"login": "eve", "id": 7},
+            "repository": {"full_name": "octo/hello", "id": 1296269, "owner": {"id": 9}}}"#;
+        let pull = r#"{"pull_request": {"number": 5, "merge_commit_sha": "fed", "head": {"ref": "h"},
+            "base": {"ref": "b", "sha": "bed"}}}"#;
+        let deleted = format!(r#"{{"ref": "refs/heads/x", "after": "{NO_COMMIT}"}}"#);
+        for (name, payload, key, expected) in [
+            ("push", push, "ref", "refs/tags/v@2"),
+            ("push", push, "ref_name", "v@2"),
+            ("push", push, "ref_type", "tag"),
+            ("push", push, "sha", "abc"),
+            ("push", push, "workflow_sha", "abc"),
+            ("push", push, "actor", "eve"),
+            ("push", push, "triggering_actor", "eve"),
+            ("push", push, "actor_id", "7"),
+            ("push", push, "repository", "octo/hello"),
+            ("push", push, "repository_owner", "octo"),
+            ("push", push, "repository_id", "1296269"),
+            ("push", push, "repository_owner_id", "9"),
+            (
+                "push",
+                push,
+                "repositoryUrl",
+                "git://github.com/octo/hello.git",
+            ),
+            (
+                "push",
+                push,
+                "workflow_ref",
+                "octo/hello/ci.yml@refs/tags/v@2",
+            ),
+            ("push", "{}", "ref", "refs/heads/main"),
+            ("push", "{}", "actor", "Ada"),
+            ("push", &deleted, "ref", "refs/heads/main"),
+            ("push", &deleted, "sha", &checkout.sha),
+            (
+                "release",
+                r#"{"release": {"tag_name": "v1"}}"#,
+                "ref",
+                "refs/tags/v1",
+            ),
+            (
+                "workflow_dispatch",
+                r#"{"ref": "refs/heads/dev"}"#,
+                "ref_name",
+                "dev",
+            ),
+            ("pull_request", pull, "sha", "fed"),
+            (
+                "pull_request",
+                pull,
+                "workflow_ref",
+                "local/here/ci.yml@refs/pull/5/merge",
+            ),
+            ("pull_request_target", pull, "sha", "bed"),
+            (
+                "pull_request_target",
+                pull,
+                "workflow_ref",
+                "local/here/ci.yml@refs/heads/b",
+            ),
+        ] {
+            assert_eq!(seen(name, payload, key), expected, "{name} {key}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The event that a run stands for, with its inputs, and whether its filters let the workflow run.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{fs, fs::File, io::Read, path::Path};
 
 use super::filters::refusal;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         value::{Object, Value},
     },
     workflow::{
-        github::{Checkout, Event},
+        github::{Checkout, Event, unfit},
         inputs,
         model::Workflow,
     },
@@ -47,12 +47,14 @@ pub fn start(workflow: &Workflow, folder: &Path, asked: &Asked<'_>) -> Result<St
     let given = pairs::parse_all(asked.inputs).map_err(Failure::usage)?;
     let name = event_name(workflow, asked.name, !given.is_empty())?;
     let checkout = Checkout::read(folder);
-    let payload = asked.file.map(read_payload).transpose()?;
+    let payload = asked.file.map(|file| read_payload(file, &name));
+    let payload = payload.transpose()?;
     let mut event = Event {
         name: name.clone(),
         payload,
     };
-    let context = |event: &Event| checkout.context(workflow.name.as_deref(), &workflow.path, event);
+    let path = in_repository(folder, Path::new(&workflow.path));
+    let context = |event: &Event| checkout.context(workflow.name.as_deref(), &path, event);
     let mut github = context(&event);
     let declared = match name.as_str() {
         "workflow_dispatch" => workflow.dispatch_inputs.as_slice(),
@@ -124,7 +126,20 @@ fn event_name(workflow: &Workflow, asked: Option<&str>, inputs: bool) -> Result<
     Ok(likely.or(first).unwrap_or("push").to_owned())
 }
 
-fn read_payload(path: &Path) -> Result<Object, Failure> {
+/// The path of a workflow file as GitHub names it: from the top of the repository. A file from
+/// elsewhere is named as if it lay where workflows do.
+fn in_repository(root: &Path, file: &Path) -> String {
+    let (Ok(root), Ok(whole)) = (fs::canonicalize(root), fs::canonicalize(file)) else {
+        return file.to_string_lossy().into_owned();
+    };
+    match (whole.strip_prefix(root), whole.file_name()) {
+        (Ok(inside), _) => inside.to_string_lossy().into_owned(),
+        (Err(_), Some(name)) => format!(".github/workflows/{}", name.to_string_lossy()),
+        (Err(_), None) => file.to_string_lossy().into_owned(),
+    }
+}
+
+fn read_payload(path: &Path, event: &str) -> Result<Object, Failure> {
     let wrong = |why: String| {
         Failure::usage(anyhow::anyhow!(
             "the event file {} {why}; give the JSON object that GitHub's webhook sends",
@@ -140,7 +155,10 @@ fn read_payload(path: &Path) -> Result<Object, Failure> {
         return Err(wrong(format!("has more than {MAX_EVENT_BYTES} bytes")));
     }
     match from_json(&text) {
-        Ok(Value::Object(object)) => Ok((*object).clone()),
+        Ok(Value::Object(object)) => match unfit(event, &object) {
+            Some(why) => Err(wrong(why)),
+            None => Ok((*object).clone()),
+        },
         Ok(_) => Err(wrong("is no object".to_owned())),
         Err(error) => Err(wrong(format!("is no JSON: {error}"))),
     }
@@ -189,7 +207,7 @@ mod tests {
     fn inputs_of_the_event_file_have_the_declared_types_and_are_in_the_payload() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("event.json");
-        std::fs::write(&file, r#"{"inputs": {"fast": "true"}}"#).unwrap();
+        fs::write(&file, r#"{"inputs": {"fast": "true"}}"#).unwrap();
         let on = "{workflow_dispatch: {inputs: {fast: {type: boolean}, level: {default: low}}}}";
         let started = started(on, None, Some(&file)).unwrap();
         assert_eq!(started.inputs.get("fast"), Some(&Value::Bool(true)));
@@ -203,11 +221,22 @@ mod tests {
     }
 
     #[test]
-    fn an_event_file_that_is_no_object_is_refused() {
+    fn an_event_file_that_github_would_not_send_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("event.json");
-        for (text, part) in [("[]", "is no object"), ("{", "is no JSON")] {
-            std::fs::write(&file, text).unwrap();
+        for (text, part) in [
+            ("[]", "is no object"),
+            ("{", "is no JSON"),
+            (
+                r#"{"ref": "main"}"#,
+                "`main`, which does not begin with `refs/`",
+            ),
+            (
+                r#"{"repository": {"full_name": "../etc"}}"#,
+                "`../etc`, which is no OWNER/NAME",
+            ),
+        ] {
+            fs::write(&file, text).unwrap();
             let error = started("push", None, Some(&file)).err().unwrap();
             assert!(error.contains(part), "{error}");
         }
@@ -215,8 +244,25 @@ mod tests {
 
     #[test]
     fn an_event_file_without_end_is_refused() {
-        let error = read_payload(Path::new("/dev/zero")).unwrap_err();
+        let error = read_payload(Path::new("/dev/zero"), "push").unwrap_err();
         let said = error.cause.to_string();
         assert!(said.contains("has more than 26214400 bytes"), "{said}");
+    }
+
+    #[test]
+    fn a_workflow_is_named_from_the_top_of_its_repository() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("repository");
+        let workflows = root.join(".github/workflows");
+        fs::create_dir_all(&workflows).unwrap();
+        fs::write(workflows.join("ci.yml"), "").unwrap();
+        fs::write(folder.path().join("other.yml"), "").unwrap();
+        let absolute = workflows.join("ci.yml");
+        let round = root.join(".github/../.github/workflows/ci.yml");
+        for path in [absolute, round] {
+            assert_eq!(in_repository(&root, &path), ".github/workflows/ci.yml");
+        }
+        let outside = in_repository(&root, &folder.path().join("other.yml"));
+        assert_eq!(outside, ".github/workflows/other.yml");
     }
 }
