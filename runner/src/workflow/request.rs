@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::model::{Action, Job, Step};
 use super::plan::Plan;
 use super::token::{Position, TemplateToken, TokenKind};
+use crate::expression::coerce::to_text;
 use crate::expression::value::{Object, Value};
 use crate::job::request::{self, JobRequest, StepAction, StepRequest, Variable, Variables};
 
@@ -14,9 +15,9 @@ pub(super) fn job_request(plan: &Plan, job: &Job, name: String, contexts: &Objec
     let present =
         |tokens: [&Option<TemplateToken>; 2]| tokens.into_iter().flatten().cloned().collect();
     let mut context_data = contexts.clone();
-    context_data.insert("job", Object::new());
     if let Some(Value::Object(github)) = contexts.get("github") {
         let mut github = (**github).clone();
+        context_data.insert("job", job_context(&github));
         github.insert("job", job.id.as_str());
         context_data.insert("github", github);
     }
@@ -46,6 +47,22 @@ pub(super) fn job_request(plan: &Plan, job: &Job, name: String, contexts: &Objec
         file_table: vec![workflow.path.clone()],
         ..JobRequest::default()
     }
+}
+
+/// The `job` context: which workflow file the job is written in. The number of a check run is left
+/// out; only GitHub's service has one.
+fn job_context(github: &Object) -> Object {
+    let text = |key: &str| github.get(key).map(to_text).unwrap_or_default();
+    let (workflow, repository) = (text("workflow_ref"), text("repository"));
+    let path = workflow.strip_suffix(&format!("@{}", text("ref")));
+    let path = path.and_then(|path| path.strip_prefix(&repository)?.strip_prefix('/'));
+    let path = path.unwrap_or_default().to_owned();
+    Object::from_iter([
+        ("workflow_ref", workflow),
+        ("workflow_sha", text("workflow_sha")),
+        ("workflow_repository", repository),
+        ("workflow_file_path", path),
+    ])
 }
 
 fn variables(plan: &Plan, job: &Job) -> Variables {
@@ -104,4 +121,31 @@ fn script_inputs(
     entries.extend(shell.map(|shell| entry("shell", shell)));
     entries.extend(working_directory.map(|folder| entry("workingDirectory", folder)));
     TemplateToken::new(Position::default(), TokenKind::Mapping(entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_job_knows_the_file_that_it_is_written_in() {
+        let github = Object::from_iter([
+            ("repository", "octo/hello"),
+            ("ref", "refs/heads/a@b"),
+            ("workflow_sha", "abc"),
+            (
+                "workflow_ref",
+                "octo/hello/.github/workflows/c@i.yml@refs/heads/a@b",
+            ),
+        ]);
+        let job = job_context(&github);
+        let text = |key: &str| job.get(key).map(to_text).unwrap_or_default();
+        assert_eq!(text("workflow_file_path"), ".github/workflows/c@i.yml");
+        assert_eq!(text("workflow_repository"), "octo/hello");
+        assert_eq!(text("workflow_sha"), "abc");
+        assert_eq!(
+            text("workflow_ref"),
+            "octo/hello/.github/workflows/c@i.yml@refs/heads/a@b"
+        );
+    }
 }
