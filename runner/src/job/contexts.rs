@@ -208,6 +208,12 @@ impl<'a> JobContext<'a> {
         &self.github
     }
 
+    /// What tells the processes of this job from others; GitHub's runner ends what has it.
+    #[must_use]
+    pub fn tracking_id(&self) -> String {
+        format!("github_{}", self.request.job_id)
+    }
+
     /// The `runner` context.
     #[must_use]
     pub fn runner_object(&self) -> Option<&Object> {

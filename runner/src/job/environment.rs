@@ -78,6 +78,8 @@ pub fn process_environment(
         );
     }
     all.insert("GITHUB_ACTIONS".to_owned(), "true".to_owned());
+    all.entry("RUNNER_TRACKING_ID".to_owned())
+        .or_insert_with(|| context.tracking_id());
     all.entry("CI".to_owned())
         .or_insert_with(|| "true".to_owned());
     prepend_path(&mut all, &context.path);
@@ -107,7 +109,10 @@ mod tests {
 
     #[test]
     fn the_runners_variables_win_over_env_and_ci_may_be_changed() {
-        let mut request = JobRequest::default();
+        let mut request = JobRequest {
+            job_id: "7f".to_owned(),
+            ..JobRequest::default()
+        };
         let mut github = Object::from_iter([("repository", "octo/hello"), ("sha", "abc")]);
         github.insert("ref_protected", false);
         github.insert("event", Object::new());
@@ -132,6 +137,7 @@ mod tests {
             ("GITHUB_ACTIONS", "true"),
             ("GITHUB_WORKSPACE", "/home/runner/work/hello/hello"),
             ("RUNNER_OS", "Linux"),
+            ("RUNNER_TRACKING_ID", "github_7f"),
             ("RUNNER_TEMP", "/home/runner/work/_temp"),
             ("CI", "no"),
             ("MINE", "1"),
