@@ -46,6 +46,19 @@ fn files_that_are_too_much_are_refused_in_no_time() {
 }
 
 #[test]
+fn a_bomb_of_aliases_is_refused_before_it_bursts() {
+    // Ten of ten of ten …: a thousand million steps in a file of a few hundred bytes.
+    let mut bomb = "on: push\nenv:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..9 {
+        let ten = vec![format!("*a{}", level - 1); 10].join(", ");
+        bomb += &format!("  a{level}: &a{level} [{ten}]\n");
+    }
+    bomb += "jobs:\n  a: {runs-on: x, steps: *a8}\n";
+    assert!(bomb.len() < 1000);
+    refuse_fast(&bomb, "with its aliases put in, the file has more than");
+}
+
+#[test]
 fn many_jobs_that_need_each_other_are_read_in_no_time() {
     let mut chain = "on: push\njobs:\n".to_owned();
     for job in 0..10_000 {
