@@ -186,7 +186,7 @@ fn open(path: &Path) -> io::Result<fs::File> {
 }
 
 /// A file that reads as zeros past its end.
-struct PaddedFile(fs::File);
+pub(crate) struct PaddedFile(pub(crate) fs::File);
 
 impl io::Read for PaddedFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -1,12 +1,32 @@
 //! An action's manifest: `action.yml` or `action.yaml`, bounded and checked like a workflow file.
 
-use crate::workflow::{LoadError, parse_action, source::Source, token::TemplateToken};
+use std::sync::Arc;
+
+use crate::{
+    job::request::StepRequest,
+    workflow::{
+        LoadError, parse_action,
+        source::{Place, Source},
+        token::TemplateToken,
+    },
+};
+
+/// Largest manifest, in bytes.
+pub const MAX_MANIFEST: u64 = 1 << 20;
+
+/// Names that a manifest may have, in the order in which they are looked for.
+pub const MANIFEST_NAMES: [&str; 2] = ["action.yml", "action.yaml"];
+
+/// When a stage runs that does not say.
+const ALWAYS: &str = "always()";
 
 /// What an action says of itself.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     /// Its inputs in the order of the file.
     pub inputs: Vec<Input>,
+    /// The outputs that it maps, with their values.
+    pub outputs: Vec<(String, TemplateToken)>,
     /// How it runs.
     pub runs: Runs,
 }
@@ -23,21 +43,61 @@ pub struct Input {
 }
 
 /// How an action runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Runs {
     /// JavaScript.
-    Node {
-        /// Major version of Node.js that the action names.
-        major: u32,
-        /// The script, relative to the action's folder.
-        main: String,
-        /// Whether there is a script for before or after the job's steps.
-        stages: bool,
-    },
+    Node(NodeRuns),
     /// Steps.
-    Composite,
+    Composite(Vec<CompositeStep>),
     /// A container.
-    Docker,
+    Docker(DockerRuns),
+}
+
+/// Scripts of a JavaScript action, relative to its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRuns {
+    /// Major version of Node.js that the action names.
+    pub major: u32,
+    /// The script.
+    pub main: String,
+    /// The script before the job's steps.
+    pub pre: Option<String>,
+    /// When that runs.
+    pub pre_if: String,
+    /// The script after the job's steps.
+    pub post: Option<String>,
+    /// When that runs.
+    pub post_if: String,
+}
+
+/// A step of a composite action.
+#[derive(Clone, Debug)]
+pub struct CompositeStep {
+    /// Where it begins in the manifest.
+    pub place: Place,
+    /// What it does.
+    pub request: Arc<StepRequest>,
+}
+
+/// What a Docker action runs.
+#[derive(Clone, Debug)]
+pub struct DockerRuns {
+    /// `Dockerfile`, the path of one, or `docker://image`.
+    pub image: String,
+    /// `entrypoint`.
+    pub entrypoint: Option<String>,
+    /// `args`.
+    pub args: Option<TemplateToken>,
+    /// `env`.
+    pub env: Option<TemplateToken>,
+    /// `pre-entrypoint`.
+    pub pre: Option<String>,
+    /// When that runs.
+    pub pre_if: String,
+    /// `post-entrypoint`.
+    pub post: Option<String>,
+    /// When that runs.
+    pub post_if: String,
 }
 
 /// Why a manifest cannot be used.
@@ -57,9 +117,16 @@ pub enum ManifestError {
         /// The word.
         using: String,
     },
-    /// A JavaScript action without a script.
-    #[error("{0}: Entry javascript file is not provided; add `main:` under `runs:`")]
-    NoMain(String),
+    /// A key that this kind of action needs.
+    #[error("{path}: {what} is not provided; add `{key}:` under `runs:`")]
+    Missing {
+        /// The manifest.
+        path: String,
+        /// What is missing.
+        what: &'static str,
+        /// The key.
+        key: &'static str,
+    },
 }
 
 impl Manifest {
@@ -68,30 +135,111 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] names the place.
     pub fn parse(path: &str, text: &str) -> Result<Self, ManifestError> {
-        let root = parse_action(Source::new(path, text))?;
-        let inputs = root.get("inputs").and_then(TemplateToken::as_mapping);
-        let inputs = inputs.unwrap_or_default().iter().filter_map(input);
-        let text = |key: &str| root.get("runs")?.get(key)?.as_str();
-        let using = text("using").unwrap_or_default();
-        let runs = match using.to_ascii_lowercase().as_str() {
-            "node12" | "node16" | "node20" | "node24" => Runs::Node {
-                major: using[4..].parse().unwrap_or_default(),
-                main: text("main")
-                    .ok_or_else(|| ManifestError::NoMain(path.to_owned()))?
-                    .to_owned(),
-                stages: text("pre").is_some() || text("post").is_some(),
-            },
-            "composite" => Runs::Composite,
-            "docker" => Runs::Docker,
-            _ => {
-                let (path, using) = (path.to_owned(), using.to_owned());
-                return Err(ManifestError::Using { path, using });
-            }
+        let file = parse_action(Source::new(path, text))?;
+        let entries = |key: &str| {
+            let found = file.root.get(key).and_then(TemplateToken::as_mapping);
+            found.unwrap_or_default().iter()
         };
         Ok(Self {
-            inputs: inputs.collect(),
-            runs,
+            inputs: entries("inputs").filter_map(input).collect(),
+            outputs: entries("outputs").filter_map(output).collect(),
+            runs: runs(path, &file.root, file.steps)?,
         })
+    }
+
+    /// What an action without a manifest is that has a `Dockerfile`.
+    #[must_use]
+    pub fn dockerfile() -> Self {
+        Self {
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            runs: Runs::Docker(DockerRuns {
+                image: "Dockerfile".to_owned(),
+                entrypoint: None,
+                args: None,
+                env: None,
+                pre: None,
+                pre_if: ALWAYS.to_owned(),
+                post: None,
+                post_if: ALWAYS.to_owned(),
+            }),
+        }
+    }
+
+    /// When its own `pre` runs, if it has one. A composite action has those of its steps.
+    #[must_use]
+    pub fn pre_if(&self) -> Option<&str> {
+        match &self.runs {
+            Runs::Node(node) => node.pre.as_ref().map(|_| node.pre_if.as_str()),
+            Runs::Docker(docker) => docker.pre.as_ref().map(|_| docker.pre_if.as_str()),
+            Runs::Composite(_) => None,
+        }
+    }
+
+    /// When its own `post` runs, if it has one.
+    #[must_use]
+    pub fn post_if(&self) -> Option<&str> {
+        match &self.runs {
+            Runs::Node(node) => node.post.as_ref().map(|_| node.post_if.as_str()),
+            Runs::Docker(docker) => docker.post.as_ref().map(|_| docker.post_if.as_str()),
+            Runs::Composite(_) => None,
+        }
+    }
+
+    /// Its steps, if it is a composite action.
+    #[must_use]
+    pub fn steps(&self) -> &[CompositeStep] {
+        match &self.runs {
+            Runs::Composite(steps) => steps,
+            Runs::Node(_) | Runs::Docker(_) => &[],
+        }
+    }
+}
+
+fn runs(
+    path: &str,
+    root: &TemplateToken,
+    steps: Vec<(Place, StepRequest)>,
+) -> Result<Runs, ManifestError> {
+    let value = |key: &str| root.get("runs")?.get(key);
+    let text = |key: &str| value(key)?.as_str().map(str::to_owned);
+    let condition = |key: &str| text(key).unwrap_or_else(|| ALWAYS.to_owned());
+    let missing = |what, key| {
+        let path = path.to_owned();
+        ManifestError::Missing { path, what, key }
+    };
+    let using = text("using").unwrap_or_default();
+    match using.to_ascii_lowercase().as_str() {
+        "node12" | "node16" | "node20" | "node24" => Ok(Runs::Node(NodeRuns {
+            major: using[4..].parse().unwrap_or_default(),
+            main: text("main").ok_or_else(|| missing("Entry javascript file", "main"))?,
+            pre: text("pre"),
+            pre_if: condition("pre-if"),
+            post: text("post"),
+            post_if: condition("post-if"),
+        })),
+        "composite" => {
+            value("steps").ok_or_else(|| missing("A list of steps", "steps"))?;
+            let steps = steps.into_iter().map(|(place, request)| CompositeStep {
+                place,
+                request: Arc::new(request),
+            });
+            Ok(Runs::Composite(steps.collect()))
+        }
+        "docker" => Ok(Runs::Docker(DockerRuns {
+            image: text("image").ok_or_else(|| missing("Image", "image"))?,
+            entrypoint: text("entrypoint"),
+            args: value("args").filter(|args| !args.is_null()).cloned(),
+            env: value("env").filter(|env| !env.is_null()).cloned(),
+            pre: text("pre-entrypoint"),
+            pre_if: condition("pre-if"),
+            post: text("post-entrypoint"),
+            post_if: condition("post-if"),
+        })),
+        _ => {
+            let path = path.to_owned();
+            Err(ManifestError::Using { path, using })
+        }
     }
 }
 
@@ -104,6 +252,10 @@ fn input((key, value): &(TemplateToken, TemplateToken)) -> Option<Input> {
             .and_then(TemplateToken::as_str)
             .map(str::to_owned),
     })
+}
+
+fn output((key, value): &(TemplateToken, TemplateToken)) -> Option<(String, TemplateToken)> {
+    Some((key.as_str()?.to_owned(), value.get("value")?.clone()))
 }
 
 #[cfg(test)]
@@ -125,12 +277,11 @@ mod tests {
                 .has_expression()
         );
         assert_eq!(manifest.inputs[1].deprecation.as_deref(), Some("use who"));
-        let runs = Runs::Node {
-            major: 20,
-            main: "index.js".to_owned(),
-            stages: false,
+        let Runs::Node(node) = manifest.runs else {
+            panic!("{:?}", manifest.runs)
         };
-        assert_eq!(manifest.runs, runs);
+        assert_eq!((node.major, node.main.as_str()), (20, "index.js"));
+        assert_eq!((node.pre, node.post_if.as_str()), (None, "always()"));
     }
 
     #[test]
@@ -146,6 +297,27 @@ mod tests {
             (
                 "inputs:\n  a:\n    default: ${{ secrets.X }}\nruns:\n  using: docker\n",
                 "action.yml:3:",
+            ),
+            ("runs:\n  using: docker\n", "Image is not provided"),
+            (
+                "runs:\n  using: composite\n",
+                "A list of steps is not provided",
+            ),
+            (
+                "runs:\n  using: composite\n  steps:\n    - run: x\n",
+                "needs the key `shell`",
+            ),
+            (
+                "runs:\n  using: composite\n  steps:\n    - run: ${{ secrets.X }}\n      shell: sh\n",
+                "action.yml:4:",
+            ),
+            (
+                "runs:\n  using: composite\n  steps:\n    - uses: nothing\n",
+                "action.yml:4:13",
+            ),
+            (
+                "runs:\n  using: composite\n  steps:\n    - uses: ./a\n      timeout-minutes: 3\n",
+                "unknown key `timeout-minutes`",
             ),
             ("runs: [\n", "this is not YAML"),
         ] {

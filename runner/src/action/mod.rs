@@ -1,9 +1,11 @@
 //! Actions: what stands behind `uses:`.
 
 pub mod archive;
+pub mod bytes;
 pub mod digest;
 pub mod dockerfile;
 pub mod find;
+pub mod folders;
 pub mod image;
 pub mod lockfile;
 pub mod manifest;

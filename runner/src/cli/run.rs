@@ -21,6 +21,7 @@ use super::{
     CommandResult, Exit, Failure, interrupt::Interrupts, kvm, machine::MachineArgs, pairs,
 };
 use crate::{
+    action::folders::{FolderArgument, Folders},
     checkout::Checkout,
     config::Installation,
     expression::value::Object,
@@ -77,6 +78,10 @@ pub struct RunArgs {
     /// Print jobs and steps that would run, conditions evaluated where they can be, and run nothing.
     #[arg(long, group = "plan")]
     dry_run: bool,
+    /// Let a folder stand for an action: every `uses:` of this repository and ref takes its bytes
+    /// from there.
+    #[arg(long, value_name = "OWNER/REPO@REF=FOLDER")]
+    action: Vec<FolderArgument>,
     /// Set an environment variable for every step; without `=V` its value here is taken over.
     #[arg(long, short, value_name = "K[=V]")]
     env: Vec<pairs::Argument>,
@@ -122,13 +127,17 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
         Some(path) => path.clone(),
         None => choose::only_workflow(Path::new(".github/workflows")).map_err(Failure::usage)?,
     };
+    let folders =
+        Folders::new(&args.action).map_err(|why| Failure::usage(anyhow::anyhow!("{why}")))?;
+    let checkout = Checkout::containing(Path::new("."));
+    let root = checkout.as_ref().ok().map(Checkout::root);
     let Loaded {
         workflow: file,
         findings,
     } = workflow::load(&path)
-        .and_then(Loaded::runnable)
+        .and_then(|loaded| loaded.runnable_with(&folders, root))
         .map_err(Failure::usage)?;
-    let checkout = Checkout::containing(Path::new(".")).map_err(Failure::usage)?;
+    let checkout = checkout.map_err(Failure::usage)?;
     let secrets = secrets(args)?;
     let env = pairs::parse_all(&args.env).map_err(Failure::usage)?;
     let vars: Object = pairs::parse_all(&args.var)
@@ -170,7 +179,7 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     for submodule in checkout.submodules() {
         eprintln!("mayfly: not copied: {} (a submodule)", submodule.display());
     }
-    super::runtime()?.block_on(jobs(args, Arc::new(plan), selected, checkout, env))
+    super::runtime()?.block_on(jobs(args, Arc::new(plan), selected, checkout, env, folders))
 }
 
 async fn jobs(
@@ -179,6 +188,7 @@ async fn jobs(
     selected: Vec<String>,
     checkout: Checkout,
     env: Vec<(String, String)>,
+    folders: Folders,
 ) -> CommandResult {
     let mut interrupts = Interrupts::take()?;
     let installation = Installation::locate()?;
@@ -186,7 +196,13 @@ async fn jobs(
         .guard(args.machine.launcher(installation))
         .await?;
     let output = Arc::new(Output::new(args.json, selected.len() > 1));
-    let runner = Arc::new(JobRunner::new(launcher, checkout, env, Arc::clone(&output)));
+    let runner = Arc::new(JobRunner::new(
+        launcher,
+        checkout,
+        env,
+        Arc::new(folders),
+        Arc::clone(&output),
+    ));
     let schedule = Schedule::new(plan, selected, runner, usize::from(args.jobs));
     let exit = schedule.run(&mut interrupts).await;
     output.finish()?;

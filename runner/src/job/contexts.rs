@@ -1,19 +1,29 @@
 //! The contexts of a job and how they change from step to step.
 
+use std::{collections::HashMap, sync::Arc};
+
 use indexmap::IndexMap;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::expression::{
-    json::to_json,
-    value::{Object, Value},
+use crate::{
+    expression::{
+        json::to_json,
+        value::{Object, Value},
+    },
+    sandbox::Sandbox,
 };
 
 use super::{
     Options,
-    hash_files::WorkspaceFiles,
+    env_files::EnvFile,
+    files::StepFiles,
+    hash_files::{self, WorkspaceFiles},
     layout::Layout,
     outcome::Conclusion,
+    output::Changes,
     request::{JobRequest, Variable},
+    step::Ended,
+    task::{Stage, Task},
     template::{Evaluator, TemplateError},
 };
 
@@ -72,9 +82,13 @@ impl Secrets {
 }
 
 /// Everything that steps see of a job and change in it.
+///
+/// Each step gets a copy, and so do all steps of a composite action together: what they change is
+/// entered into the original afterwards.
+#[derive(Clone)]
 pub struct JobContext<'a> {
     request: &'a JobRequest,
-    secrets: Secrets,
+    secrets: Arc<Secrets>,
     /// Contexts that are the same for all steps.
     fixed: Object,
     github: Object,
@@ -90,8 +104,32 @@ pub struct JobContext<'a> {
     pub defaults: IndexMap<String, String>,
     /// Where things are in the sandbox.
     pub layout: Layout,
+    /// `env` of the steps around, which wins over that of the job.
+    pub(super) overrides: IndexMap<String, String>,
+    /// What `GITHUB_STATE` kept, by step.
+    pub(super) states: HashMap<String, IndexMap<String, String>>,
+    /// How the composite action stands whose main steps see these contexts.
+    pub(super) action_status: Option<Conclusion>,
+    /// Files that places of tokens refer to.
+    pub(super) files: Arc<[String]>,
     /// Files of the workspace as the step at hand found them, if it asks for their hash.
-    pub(super) workspace: Option<WorkspaceFiles>,
+    workspace: Option<Arc<WorkspaceFiles>>,
+}
+
+/// What the steps of a composite action see that the step around them does not.
+pub(super) struct ActionScope {
+    /// The action's inputs.
+    pub(super) inputs: Object,
+    /// Its steps that are done.
+    pub(super) steps: Object,
+    /// The folder of the action.
+    pub(super) path: String,
+    /// `env` of the step around.
+    pub(super) env: IndexMap<String, String>,
+    /// Files that places of tokens refer to.
+    pub(super) files: Arc<[String]>,
+    /// Whether they are main steps, whose `success()` is about the action instead of the job.
+    pub(super) main: bool,
 }
 
 impl std::fmt::Debug for JobContext<'_> {
@@ -129,7 +167,7 @@ impl<'a> JobContext<'a> {
         fixed.insert("runner", runner(request, options, &layout));
         Self {
             request,
-            secrets: Secrets::of(request),
+            secrets: Arc::new(Secrets::of(request)),
             fixed,
             github,
             steps: Object::new(),
@@ -139,7 +177,75 @@ impl<'a> JobContext<'a> {
             status: Conclusion::Success,
             defaults: IndexMap::new(),
             layout,
+            overrides: IndexMap::new(),
+            states: HashMap::new(),
+            action_status: None,
+            files: request.file_table.as_slice().into(),
             workspace: None,
+        }
+    }
+
+    /// The contexts for one step, whose environment files these are.
+    pub(super) fn for_step(&self, files: &StepFiles) -> Self {
+        let mut context = self.clone();
+        context.workspace = None;
+        for file in EnvFile::ALL {
+            context.set_github(file.context_name(), &files.path(file));
+        }
+        context
+    }
+
+    /// The contexts for the steps of a composite action: it sees no secrets but those that it is
+    /// given as inputs.
+    pub(super) fn inside(&self, scope: ActionScope) -> Self {
+        let mut context = self.clone();
+        context.workspace = None;
+        context.secrets = Arc::default();
+        for name in ["needs", "vars"] {
+            context.fixed.insert(name, Value::Null);
+        }
+        context.fixed.insert("inputs", scope.inputs);
+        context.steps = scope.steps;
+        context.set_github("action_path", &scope.path);
+        context.overrides.extend(scope.env);
+        context.files = scope.files;
+        context.action_status = None;
+        if scope.main {
+            context.set_action_status(Conclusion::Success);
+        }
+        context
+    }
+
+    /// How the composite action stands whose main steps see these contexts.
+    pub(super) fn set_action_status(&mut self, status: Conclusion) {
+        self.action_status = Some(status);
+        self.set_github("action_status", status.as_str());
+    }
+
+    /// Reads what `hashFiles()` needs.
+    pub(super) async fn index_workspace<S: Sandbox>(&mut self, sandbox: &S) {
+        if self.workspace.is_none() {
+            let index = hash_files::index(sandbox, &self.layout.workspace).await;
+            self.workspace = Some(Arc::new(index));
+        }
+    }
+
+    /// Enters what a step left.
+    pub(super) fn enter(&mut self, task: &Task, changes: &Changes, ended: Ended) {
+        let own = |(name, value): (&String, &String)| (name.clone(), value.clone());
+        self.env.extend(changes.env.iter().map(own));
+        for directory in &changes.path {
+            self.prepend_path(directory.clone());
+        }
+        for (id, state) in &changes.states {
+            let known = self.states.entry(id.clone()).or_default();
+            known.extend(state.iter().map(own));
+        }
+        let known = self.states.entry(task.id.clone()).or_default();
+        known.extend(changes.state.iter().map(own));
+        if task.stage == Stage::Main {
+            let key = &task.step.context_name;
+            self.finish_step(key, &changes.outputs, ended.outcome, ended.conclusion);
         }
     }
 
@@ -183,14 +289,25 @@ impl<'a> JobContext<'a> {
             values,
             secrets: &self.secrets,
             status: self.status,
-            workspace: self.workspace.as_ref(),
-            files: &self.request.file_table,
+            action_status: self.action_status,
+            workspace: self.workspace.as_deref(),
+            files: &self.files,
         }
     }
 
     /// Sets a key of the `github` context, such as `action` or the path of an environment file.
     pub fn set_github(&mut self, key: &str, value: &str) {
         self.github.insert(key, value);
+    }
+
+    /// Takes a key out of the `github` context.
+    pub(super) fn unset_github(&mut self, key: &str) {
+        self.github.insert(key, Value::Null);
+    }
+
+    /// The `steps` context.
+    pub(super) fn steps_object(&self) -> &Object {
+        &self.steps
     }
 
     /// A text of the `github` context; empty if there is none.

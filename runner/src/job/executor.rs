@@ -1,23 +1,26 @@
 //! Runs a job from its request to its outcome.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
-use jiff::Timestamp;
-
-use crate::sandbox::{ExecEvent, ExecRequest, ExecStatus, Sandbox, SandboxError};
+use crate::sandbox::Sandbox;
 
 use super::{
     Options,
+    actions::Actions,
     cancel::{Cancellation, JobClock},
     contexts::JobContext,
-    files::{Archive, bounded},
     log::StepLog,
     masking::Masker,
     matcher::Matchers,
     outcome::{Conclusion, JobOutcome, StepRecord},
-    reporter::{Event, EventKind, Reporter},
+    reporter::{EventKind, Reporter},
     request::{JobRequest, MaskHint, Variable},
+    shared::Shared,
+    step::Finished,
     steps::{self, Programs},
+    task::Task,
     template::TemplateError,
 };
 
@@ -38,33 +41,42 @@ pub async fn execute<S: Sandbox, R: Reporter>(
 ) -> JobOutcome {
     let started = Instant::now();
     let debug = options.debug || request.variables.is_true("ACTIONS_STEP_DEBUG");
-    let mut run = JobRun {
+    let shared = Shared {
         request,
         options,
         sandbox,
         reporter,
         masker: Masker::new(),
-        context: JobContext::new(request, options),
         clock: JobClock::new(cancellation, options.timeout, options.cancel_grace),
         programs: Programs::default(),
         matchers: Matchers::default(),
-        set: 0,
+        actions: Actions::default(),
         debug,
+    };
+    let steps = request.steps.iter().cloned().map(Arc::new).enumerate();
+    let mut run = JobRun {
+        shared: &shared,
+        context: JobContext::new(request, options),
+        tasks: steps
+            .map(|(index, step)| Task::main(&step, index))
+            .collect(),
+        posts: Vec::new(),
+        set: 0,
     };
     // Secrets first: nothing is reported before they are known.
     let masks = run.add_masks();
-    let name = run.masker.mask(&request.job_display_name).into_owned();
-    run.report(EventKind::JobStarted { name: &name }).await;
+    let name = shared.masker.mask(&request.job_display_name).into_owned();
+    shared.report(EventKind::JobStarted { name: &name }).await;
     let (steps, outputs) = run.all(masks).await;
     let result = run.context.status;
     let duration = started.elapsed();
-    run.report(EventKind::JobFinished {
+    let finished = EventKind::JobFinished {
         name: &name,
         result,
         outputs: &outputs,
         duration,
-    })
-    .await;
+    };
+    shared.report(finished).await;
     JobOutcome {
         result,
         outputs,
@@ -75,39 +87,18 @@ pub async fn execute<S: Sandbox, R: Reporter>(
 
 /// A job while it runs.
 pub(super) struct JobRun<'a, S, R> {
-    pub(super) request: &'a JobRequest,
-    pub(super) options: &'a Options,
-    pub(super) sandbox: &'a S,
-    pub(super) reporter: &'a R,
-    pub(super) masker: Masker,
+    pub(super) shared: &'a Shared<'a, S, R>,
     pub(super) context: JobContext<'a>,
-    pub(super) clock: JobClock,
-    pub(super) programs: Programs,
-    /// Problem matchers that steps added.
-    pub(super) matchers: Matchers,
+    /// The steps of the request.
+    pub(super) tasks: Vec<Task>,
+    /// What is to be run after them; the last comes first.
+    posts: Vec<Task>,
     /// Bytes of names and values that steps set so far.
-    pub(super) set: usize,
-    pub(super) debug: bool,
+    set: usize,
 }
 
-/// Why a job could not begin.
-#[derive(Debug, thiserror::Error)]
-enum SetupError {
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error("preparing the work folders in the sandbox: {0}")]
-    Sandbox(#[from] SandboxError),
-    #[error("preparing the work folders in the sandbox: {0}")]
-    Archive(#[from] std::io::Error),
-    #[error(
-        "preparing the work folders in the sandbox: chown to user '{user}' ended with code {code}"
-    )]
-    Owner { user: String, code: i32 },
-    #[error("{0}")]
-    Unsupported(String),
-    #[error("{0}")]
-    Masks(String),
-}
+/// Why no further step runs.
+struct Ends;
 
 impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     /// All records of the job, and its outputs.
@@ -116,28 +107,14 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         masks: Result<Vec<String>, String>,
     ) -> (Vec<StepRecord>, Vec<(String, String)>) {
         let mut records = vec![self.set_up(masks).await];
-        let mut number = 2;
         if self.context.status == Conclusion::Success {
-            for step in &self.request.steps {
-                if self.clock.is_cancelled() {
-                    self.context.status = Conclusion::Cancelled;
-                }
-                if self.clock.is_grace_over() {
-                    break;
-                }
-                let (record, lost) = self.step(step, number).await;
-                records.push(record);
-                number += 1;
-                if lost.is_err() {
-                    self.context.status = Conclusion::Failure;
-                    break;
-                }
-            }
+            // Nothing but the end of the queue or of the sandbox ends it: a step that failed does not.
+            let _: Result<(), Ends> = self.stages(&mut records).await;
         }
-        if self.clock.is_cancelled() && self.context.status == Conclusion::Success {
+        if self.shared.clock.is_cancelled() && self.context.status == Conclusion::Success {
             self.context.status = Conclusion::Cancelled;
         }
-        let (record, outputs) = self.complete(number).await;
+        let (record, outputs) = self.complete(next(&records)).await;
         if record.conclusion == Conclusion::Failure && self.context.status == Conclusion::Success {
             self.context.status = Conclusion::Failure;
         }
@@ -145,52 +122,77 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         (records, outputs)
     }
 
-    /// The record "Set up job".
-    async fn set_up(&mut self, masks: Result<Vec<String>, String>) -> StepRecord {
-        let name = "Set up job";
-        let mut log = StepLog::new(
-            self.reporter,
-            &self.masker,
-            &self.request.job_id,
-            1,
-            self.debug,
-            "",
-        );
-        log.start(name).await;
-        print_set_up(&log, self.request, self.options, &self.context).await;
-        let prepared = match masks {
-            Ok(warnings) => {
-                for warning in warnings {
-                    log.warning(&warning).await;
-                }
-                prepare(self.request, self.options, self.sandbox, &mut self.context).await
+    /// What is before the steps, the steps, and what is after them.
+    async fn stages(&mut self, records: &mut Vec<StepRecord>) -> Result<(), Ends> {
+        let mains = self.tasks.clone();
+        let pres = mains.iter().filter_map(|task| self.shared.pre(task));
+        for task in pres.collect::<Vec<_>>().iter().chain(&mains) {
+            self.one(task, records).await?;
+        }
+        while let Some(task) = self.posts.pop() {
+            self.one(&task, records).await?;
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, task: &Task, records: &mut Vec<StepRecord>) -> Result<(), Ends> {
+        if self.shared.clock.is_cancelled() {
+            self.context.status = Conclusion::Cancelled;
+        }
+        if self.shared.clock.is_grace_over() {
+            return Err(Ends);
+        }
+        let step = self
+            .shared
+            .step(&self.context, task, next(records), self.set);
+        let finished = step.await;
+        let lost = finished.lost.is_err();
+        records.push(finished.record.clone());
+        self.keep(task, finished);
+        if lost {
+            self.context.status = Conclusion::Failure;
+            return Err(Ends);
+        }
+        Ok(())
+    }
+
+    /// Enters what the step left into the job.
+    fn keep(&mut self, task: &Task, finished: Finished) {
+        let Finished {
+            ended,
+            changes,
+            set,
+            ..
+        } = finished;
+        self.set = self.set.saturating_add(set);
+        self.context.enter(task, &changes, ended);
+        for post in changes.posts {
+            match self.posts.iter_mut().find(|known| known.id == post.id) {
+                Some(known) => known.merge(post),
+                None => self.posts.push(post),
             }
-            Err(error) => Err(SetupError::Masks(error)),
-        };
-        let conclusion = match prepared {
-            Ok(()) => Conclusion::Success,
-            Err(error) => {
-                log.error(&error.to_string()).await;
-                self.context.status = Conclusion::Failure;
-                Conclusion::Failure
-            }
-        };
-        log.line(&format!(
-            "Complete job name: {}",
-            self.request.job_display_name
-        ))
-        .await;
-        log.finish(name, conclusion, conclusion).await
+        }
+        let failed = ended.conclusion == Conclusion::Failure;
+        if failed && self.context.status == Conclusion::Success {
+            self.context.status = Conclusion::Failure;
+        }
     }
 
     /// The record "Complete job", and the job's outputs.
     async fn complete(&self, number: u32) -> (StepRecord, Vec<(String, String)>) {
         let name = "Complete job";
-        let mut log = self.log(number);
+        let workspace = &self.context.layout.workspace;
+        let mut log = self.shared.log(number, workspace);
         log.start(name).await;
-        if self.clock.is_out_of_time() && self.context.status == Conclusion::Cancelled {
-            let minutes = self.options.timeout.unwrap_or_default().as_secs_f64() / 60.0;
-            let runner = &self.options.runner_name;
+        if self.shared.clock.is_out_of_time() && self.context.status == Conclusion::Cancelled {
+            let minutes = self
+                .shared
+                .options
+                .timeout
+                .unwrap_or_default()
+                .as_secs_f64()
+                / 60.0;
+            let runner = &self.shared.options.runner_name;
             let message = format!(
                 "The job running on runner {runner} has exceeded the maximum execution time of \
                  {minutes} minutes."
@@ -213,7 +215,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         &self,
         log: &mut StepLog<'_, R>,
     ) -> Result<Vec<(String, String)>, TemplateError> {
-        let Some(token) = &self.request.job_outputs else {
+        let Some(token) = &self.shared.request.job_outputs else {
             return Ok(Vec::new());
         };
         let evaluated = self.context.evaluator(&self.context.env).strings(token)?;
@@ -222,7 +224,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             if value.is_empty() {
                 log.debug(&format!("Skip output '{name}' since it is empty"))
                     .await;
-            } else if self.masker.contains_secret(&value) {
+            } else if self.shared.masker.contains_secret(&value) {
                 let message = format!("Skip output '{name}' since it may contain secret.");
                 log.warning(&message).await;
             } else {
@@ -236,23 +238,23 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     /// Makes all secrets of the request known to the masker.
     fn add_masks(&self) -> Result<Vec<String>, String> {
         let text = |error: super::masking::MaskError| error.to_string();
-        for (_, variable) in self.request.variables.iter() {
+        for (_, variable) in self.shared.request.variables.iter() {
             if let Variable::Secret(_) = variable {
-                self.masker.add(variable.expose()).map_err(text)?;
+                self.shared.masker.add(variable.expose()).map_err(text)?;
             }
         }
-        for endpoint in &self.request.endpoints {
+        for endpoint in &self.shared.request.endpoints {
             if let Some(token) = &endpoint.access_token {
                 let token = secrecy::ExposeSecret::expose_secret(token);
-                self.masker.add(token).map_err(text)?;
+                self.shared.masker.add(token).map_err(text)?;
             }
         }
         let mut warnings = Vec::new();
-        for (index, hint) in self.request.mask.iter().enumerate() {
+        for (index, hint) in self.shared.request.mask.iter().enumerate() {
             match hint {
-                MaskHint::Literal(value) => self.masker.add(value).map_err(text)?,
+                MaskHint::Literal(value) => self.shared.masker.add(value).map_err(text)?,
                 MaskHint::Regex(pattern) => {
-                    if let Err(error) = self.masker.add_pattern(index + 1, pattern) {
+                    if let Err(error) = self.shared.masker.add_pattern(index + 1, pattern) {
                         warnings.push(error.to_string());
                     }
                 }
@@ -260,114 +262,11 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         }
         Ok(warnings)
     }
-
-    async fn report(&self, kind: EventKind<'_>) {
-        let (time, job) = (Timestamp::now(), self.request.job_id.as_str());
-        self.reporter.report(&Event { time, job, kind }).await;
-    }
 }
 
-/// What "Set up job" says about the runner and the token.
-async fn print_set_up<R: Reporter>(
-    log: &StepLog<'_, R>,
-    request: &JobRequest,
-    options: &Options,
-    context: &JobContext<'_>,
-) {
-    log.line(&format!("Mayfly version: {}", env!("CARGO_PKG_VERSION")))
-        .await;
-    log.line(&format!("Runner name: '{}'", options.runner_name))
-        .await;
-    let permissions = request.variables.get("system.github.token.permissions");
-    let permissions = permissions.map(Variable::expose).unwrap_or_default();
-    if let Ok(serde_json::Value::Object(map)) = serde_json::from_str(permissions) {
-        log.line("##[group]GITHUB_TOKEN Permissions").await;
-        for (scope, access) in &map {
-            log.line(&format!("{scope}: {}", access.as_str().unwrap_or_default()))
-                .await;
-        }
-        log.line("##[endgroup]").await;
-    }
-    let source = context.github("secret_source");
-    if !source.is_empty() {
-        log.line(&format!("Secret source: {source}")).await;
-    }
-    log.line("Prepare workflow directory").await;
-}
-
-/// Refuses what this version cannot do, evaluates the job's own settings, makes its folders.
-async fn prepare<S: Sandbox>(
-    request: &JobRequest,
-    options: &Options,
-    sandbox: &S,
-    context: &mut JobContext<'_>,
-) -> Result<(), SetupError> {
-    if let Some(message) = unsupported(request) {
-        return Err(SetupError::Unsupported(message));
-    }
-    context.evaluate_job()?;
-    let layout = &context.layout;
-    let mut archive = Archive::new();
-    for directory in [
-        &layout.temp,
-        &layout.tool_cache,
-        &layout.repository,
-        &layout.workspace,
-    ] {
-        archive.directory(below(&layout.work, directory), 0o755)?;
-    }
-    let event = context.event_json();
-    archive.file(
-        below(&layout.work, &layout.event_path()),
-        0o644,
-        event.as_bytes(),
-    )?;
-    let bytes = archive.finish()?;
-    bounded(
-        "preparing the work folders",
-        sandbox.copy_in(&layout.work, &bytes[..]),
-    )
-    .await?;
-    match &options.user {
-        Some(user) => own(sandbox, options, user).await,
-        None => Ok(()),
-    }
-}
-
-fn below<'a>(work: &str, path: &'a str) -> &'a str {
-    path.strip_prefix(work)
-        .unwrap_or(path)
-        .trim_start_matches('/')
-}
-
-/// Gives the work folders to the user of the steps.
-async fn own<S: Sandbox>(sandbox: &S, options: &Options, user: &str) -> Result<(), SetupError> {
-    let argv = ["chown", "-R", &format!("{user}:"), &options.work].map(str::to_owned);
-    let request = ExecRequest {
-        argv: argv.into(),
-        env: options.environment.clone(),
-        cwd: "/".to_owned(),
-        user: None,
-        stdin: false,
-    };
-    let run = async {
-        let mut exec = sandbox.exec(request).await?;
-        while let Some(event) = exec.events.recv().await {
-            if let ExecEvent::Exited(status) = event {
-                return Ok(status);
-            }
-        }
-        Err(SandboxError::Lost(
-            "the connection ended during chown".to_owned(),
-        ))
-    };
-    match bounded("giving the work folders to the steps' user", run).await? {
-        ExecStatus::Code(0) => Ok(()),
-        status => Err(SetupError::Owner {
-            user: user.to_owned(),
-            code: status.code(),
-        }),
-    }
+/// The number of the next record.
+fn next(records: &[StepRecord]) -> u32 {
+    u32::try_from(records.len() + 1).unwrap_or(u32::MAX)
 }
 
 /// What of a request this version cannot do, before anything runs.

@@ -24,6 +24,8 @@ pub(super) struct StepFiles {
     id: Uuid,
     /// The script, once it is written.
     script: OnceLock<String>,
+    /// Set once the files were written.
+    written: OnceLock<()>,
 }
 
 impl StepFiles {
@@ -33,6 +35,7 @@ impl StepFiles {
             temp: temp.to_owned(),
             id: Uuid::new_v4(),
             script: OnceLock::new(),
+            written: OnceLock::new(),
         }
     }
 
@@ -44,6 +47,11 @@ impl StepFiles {
     /// The path of the script.
     pub(super) fn script_path(&self, extension: &str) -> String {
         format!("{}/{}{extension}", self.temp, self.id)
+    }
+
+    /// Whether there are files to read and to remove.
+    pub(super) fn are_written(&self) -> bool {
+        self.written.get().is_some()
     }
 
     /// Writes the environment files, empty, and the script in one go.
@@ -64,6 +72,7 @@ impl StepFiles {
             self.script.get_or_init(|| path.to_owned());
         }
         let bytes = archive.finish()?;
+        self.written.get_or_init(|| ());
         let copy = sandbox.copy_in(&self.temp, &bytes[..]);
         bounded("writing the step's files", copy).await
     }

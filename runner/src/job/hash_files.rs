@@ -118,6 +118,11 @@ pub(super) fn is_asked_for(step: &StepRequest) -> bool {
     names_it(&step.condition) || tokens.into_iter().flatten().any(holds_it)
 }
 
+/// Whether a token holds a call of `hashFiles()`.
+pub(super) fn is_asked_for_by(token: &TemplateToken) -> bool {
+    holds_it(token)
+}
+
 fn names_it(expression: &str) -> bool {
     expression.to_ascii_lowercase().contains("hashfiles")
 }

@@ -26,12 +26,14 @@
 //! # }
 //! ```
 
+pub(crate) mod actions;
 mod cancel;
 pub mod commands;
 pub mod contexts;
 pub mod env_files;
 pub mod environment;
 mod executor;
+mod file_commands;
 mod files;
 mod glob;
 mod hash_files;
@@ -47,13 +49,18 @@ mod output;
 mod process;
 pub mod reporter;
 pub mod request;
+mod setup;
+mod shared;
 mod step;
 mod steps;
 mod stop;
+mod task;
 pub mod template;
 #[cfg(test)]
 mod tests;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
+pub(crate) use steps::docker as docker_refused;
+
 pub use executor::{execute, unsupported};
-pub use options::Options;
+pub use options::{NodeVersion, Options};

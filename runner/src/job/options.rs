@@ -1,6 +1,8 @@
 //! What the executor is told besides the job request.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use crate::action::bytes::{ActionSource, NoActions};
 
 use super::layout::WORK;
 
@@ -9,6 +11,15 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5 * 60);
 
 /// Search path of programs in a sandbox.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A version of Node.js that the image says it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeVersion {
+    /// Major version, as in `using: node24`.
+    pub major: u32,
+    /// Where its `bin/node` is.
+    pub path: String,
+}
 
 /// Settings of the machine for one job.
 #[derive(Clone)]
@@ -26,6 +37,10 @@ pub struct Options {
     pub cancel_grace: Duration,
     /// Environment that the machine gives to every step; later layers win.
     pub environment: Vec<(String, String)>,
+    /// Versions of Node.js in the sandbox.
+    pub node: Vec<NodeVersion>,
+    /// Where actions by reference are found.
+    pub actions: Arc<dyn ActionSource>,
     /// Whether debug messages are logged, whatever the job says.
     pub debug: bool,
 }
@@ -66,6 +81,8 @@ impl Options {
             timeout: None,
             cancel_grace: CANCEL_GRACE,
             environment: environment.map(own).into(),
+            node: Vec::new(),
+            actions: Arc::new(NoActions),
             debug: false,
         }
     }

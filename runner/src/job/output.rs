@@ -9,6 +9,7 @@ use super::{
     masking::Masker,
     matcher::{MatcherError, StepMatchers},
     reporter::Reporter,
+    task::Task,
 };
 
 /// Sum of names and values, in bytes, that commands of one step may set.
@@ -23,12 +24,29 @@ pub(super) struct Changes {
     pub(super) outputs: IndexMap<String, String>,
     /// Values for later stages of the same action.
     pub(super) state: IndexMap<String, String>,
+    /// The same of steps inside of it, by their identity.
+    pub(super) states: IndexMap<String, IndexMap<String, String>>,
+    /// What is to be run after all steps.
+    pub(super) posts: Vec<Task>,
     /// Environment variables for later steps.
     pub(super) env: IndexMap<String, String>,
     /// Directories for `PATH`, in the order in which they were added.
     pub(super) path: Vec<String>,
     /// Whether a command failed, and the step with it.
     pub(super) failed: bool,
+}
+
+impl Changes {
+    /// Takes over what a step inside of this one changed beyond the action around them both.
+    pub(super) fn absorb(&mut self, id: &str, inner: Changes) {
+        self.env.extend(inner.env);
+        self.path.extend(inner.path);
+        for (id, state) in inner.states {
+            self.states.entry(id).or_default().extend(state);
+        }
+        let known = self.states.entry(id.to_owned()).or_default();
+        known.extend(inner.state);
+    }
 }
 
 /// One of a process's two streams.
@@ -75,6 +93,14 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
             set: 0,
             set_before,
         }
+    }
+
+    /// Makes ready for the next step of the same record: its commands are read anew.
+    pub(super) fn next_step(&mut self, policy: Policy, echo: bool) {
+        let splitter = || LineSplitter::new(self.masker.clone(), MAX_LINE);
+        self.splitters = [splitter(), splitter()];
+        self.reader = CommandReader::new(policy, echo);
+        self.dropping = [false; 2];
     }
 
     /// Takes bytes of one stream; returns when the reporter took what they mean.

@@ -1,27 +1,30 @@
 //! One step of a job: its environment, condition, run, and what it leaves behind.
+//!
+//! A step sees a copy of the job's contexts as they are when it begins; what it changes is given
+//! back and entered by whoever runs it, the job or a composite action.
 
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use tokio::time::Instant;
 
 use crate::sandbox::{Sandbox, SandboxError};
 
 use super::{
-    commands::{Effect, Policy},
+    commands::Policy,
     contexts::JobContext,
-    env_files::{EnvFile, MAX_SUMMARY, pairs, paths, text},
-    executor::JobRun,
+    file_commands::read_files,
     files::StepFiles,
     hash_files,
-    log::StepLog,
     matcher::StepMatchers,
     outcome::{Conclusion, StepRecord},
     output::{Changes, StepOutput},
     process::Stop,
     reporter::Reporter,
-    request::StepRequest,
-    steps::{self, StepError, StepRun},
+    shared::Shared,
+    steps::{self, StepRun},
     stop::StopRule,
+    task::{Stage, Task},
     template::TemplateError,
 };
 
@@ -29,13 +32,16 @@ use super::{
 const MAX_TIMEOUT: f64 = 31.0 * 24.0 * 60.0;
 
 /// How a step ended.
-struct Ended {
-    outcome: Conclusion,
-    conclusion: Conclusion,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    /// By itself.
+    pub(super) outcome: Conclusion,
+    /// With `continue-on-error`.
+    pub(super) conclusion: Conclusion,
 }
 
 impl Ended {
-    fn as_is(conclusion: Conclusion) -> Self {
+    pub(super) fn as_is(conclusion: Conclusion) -> Self {
         Self {
             outcome: conclusion,
             conclusion,
@@ -43,70 +49,165 @@ impl Ended {
     }
 }
 
-impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
-    /// Runs one step, number `number` of the log.
+/// A step of the job that ended.
+pub(super) struct Finished {
+    pub(super) record: StepRecord,
+    pub(super) ended: Ended,
+    pub(super) changes: Changes,
+    /// Bytes of names and values that it set.
+    pub(super) set: usize,
+    /// Whether a further step can run.
+    pub(super) lost: Result<(), SandboxError>,
+}
+
+/// A step that is about to begin.
+pub(super) struct Begun<'a> {
+    pub(super) task: &'a Task,
+    /// The contexts for this step alone.
+    pub(super) context: JobContext<'a>,
+    files: StepFiles,
+    /// The step's own `env`.
+    own_env: IndexMap<String, String>,
+    /// All of its `env` context.
+    env: IndexMap<String, String>,
+}
+
+impl<'a> Begun<'a> {
+    /// Evaluates the step's `env` in contexts of its own.
     ///
     /// # Errors
-    /// [`SandboxError::Lost`] when no further step can run; the step's record is there already.
+    /// Why the `env` cannot be evaluated, beside a step that has none.
+    pub(super) async fn new<S: Sandbox>(
+        sandbox: &S,
+        context: &JobContext<'a>,
+        task: &'a Task,
+    ) -> (Self, Option<TemplateError>) {
+        let files = StepFiles::new(&context.layout.temp);
+        let mut context = context.for_step(&files);
+        if task.depth == 0 {
+            context.set_github("action", &task.step.name);
+        }
+        if hash_files::is_asked_for(&task.step) {
+            context.index_workspace(sandbox).await;
+        }
+        let mut env = context.env.clone();
+        env.extend(context.overrides.clone());
+        let token = task.step.environment.as_ref();
+        let own = token.map(|token| context.evaluator(&env).strings(token));
+        let (own_env, error) = match own.transpose() {
+            Ok(own) => (own.unwrap_or_default(), None),
+            Err(error) => (IndexMap::new(), Some(error)),
+        };
+        env.extend(own_env.clone());
+        let begun = Self {
+            task,
+            context,
+            files,
+            own_env,
+            env,
+        };
+        (begun, error)
+    }
+
+    /// What workflow commands may do in this step.
+    pub(super) fn policy(&self) -> Policy {
+        let allowed = |name: &str| {
+            let value = self.env.get(name).map(|value| value.trim());
+            value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        };
+        Policy {
+            unsecure_commands: allowed("ACTIONS_ALLOW_UNSECURE_COMMANDS"),
+            unsecure_stop_tokens: allowed("ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS"),
+        }
+    }
+
+    /// The step's own name if it has one that can be evaluated, else one made from what it runs.
+    fn display_name(&self) -> String {
+        if let Some(name) = &self.task.name {
+            return name.clone();
+        }
+        let evaluator = self.context.evaluator(&self.env);
+        let step = &self.task.step;
+        let own = step
+            .display_name
+            .as_ref()
+            .and_then(|token| evaluator.string(token).ok());
+        let own = own.filter(|name| !name.trim().is_empty());
+        let name = own.unwrap_or_else(|| steps::default_name(step, &evaluator));
+        let name = name.lines().next().unwrap_or_default();
+        match self.task.stage {
+            Stage::Pre => format!("Pre {name}"),
+            Stage::Main => name.to_owned(),
+            Stage::Post => format!("Post {name}"),
+        }
+    }
+}
+
+impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
+    /// Runs one step of the job as record `number` of the log; steps before it set `set` bytes.
     pub(super) async fn step(
-        &mut self,
-        step: &StepRequest,
+        &self,
+        context: &JobContext<'_>,
+        task: &Task,
         number: u32,
-    ) -> (StepRecord, Result<(), SandboxError>) {
-        let files = StepFiles::new(&self.context.layout.temp);
-        self.context.set_github("action", &step.name);
-        for file in EnvFile::ALL {
-            self.context
-                .set_github(file.context_name(), &files.path(file));
-        }
-        self.context.workspace = None;
-        if hash_files::is_asked_for(step) {
-            let workspace = &self.context.layout.workspace;
-            self.context.workspace = Some(hash_files::index(self.sandbox, workspace).await);
-        }
-        let env = step_env(&self.context, step);
-        let seen = env.as_ref().unwrap_or(&self.context.env);
-        let name = display_name(&self.context, step, seen);
-        let log = self.log(number);
+        set: usize,
+    ) -> Finished {
+        let (begun, error) = Begun::new(self.sandbox, context, task).await;
+        let name = begun.display_name();
+        let log = self.log(number, &context.layout.workspace);
         log.start(&name).await;
         let mut output = StepOutput::new(
             log,
             &self.masker,
-            policy(seen),
+            begun.policy(),
             self.debug,
-            self.set,
-            self.step_matchers(),
+            set,
+            self.step_matchers(context),
         );
-        let (ended, lost) = match &env {
-            Err(error) => {
+        let (ended, lost) = match error {
+            Some(error) => {
                 output.log.error(&error.to_string()).await;
                 (Ended::as_is(Conclusion::Failure), Ok(()))
             }
-            Ok(env) => self.attempt(step, &name, env, &files, &mut output).await,
+            None => self.attempt(&begun, &name, None, &mut output).await,
         };
-        let Ended {
-            outcome,
-            conclusion,
-        } = ended;
         let changes = std::mem::take(&mut output.changes);
         let set = output.set;
-        let record = output.log.finish(&name, outcome, conclusion).await;
-        self.set = self.set.saturating_add(set);
-        self.keep(step, changes, outcome, conclusion);
-        (record, lost)
+        let record = output
+            .log
+            .finish(&name, ended.outcome, ended.conclusion)
+            .await;
+        Finished {
+            record,
+            ended,
+            changes,
+            set,
+            lost,
+        }
     }
 
-    /// Evaluates the condition and runs the step if it holds.
-    async fn attempt(
+    /// The job's problem matchers, for one step.
+    fn step_matchers(&self, context: &JobContext<'_>) -> StepMatchers<'_> {
+        StepMatchers::new(
+            &self.matchers,
+            self.sandbox,
+            &context.layout.workspace,
+            context.github("server_url"),
+            context.github("repository"),
+        )
+    }
+
+    /// Evaluates the condition and runs the step if it holds. `around` is the rule that stops the
+    /// composite action that the step belongs to.
+    pub(super) async fn attempt(
         &self,
-        step: &StepRequest,
+        begun: &Begun<'_>,
         name: &str,
-        env: &IndexMap<String, String>,
-        files: &StepFiles,
+        around: Option<&StopRule<'_>>,
         output: &mut StepOutput<'_, R>,
     ) -> (Ended, Result<(), SandboxError>) {
-        let evaluator = self.context.evaluator(env);
-        match evaluator.condition(&step.condition) {
+        let evaluator = begun.context.evaluator(&begun.env);
+        match evaluator.condition(&begun.task.condition) {
             Ok(true) => {}
             Ok(false) => return (Ended::as_is(Conclusion::Skipped), Ok(())),
             Err(error) => {
@@ -115,82 +216,76 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             }
         }
         drop(evaluator);
-        let (mut outcome, mut lost) = self.run(step, name, env, files, output).await;
-        if lost.is_ok() {
-            lost = self.read_files(files, output).await;
+        let (mut outcome, mut lost) = self.run(begun, name, around, output).await;
+        if lost.is_ok() && begun.files.are_written() {
+            lost = read_files(self.sandbox, &begun.files, output).await;
         }
         if output.changes.failed || lost.is_err() {
             outcome = worst(outcome, Conclusion::Failure);
         }
         let mut conclusion = outcome;
-        if outcome == Conclusion::Failure && self.continues(step, env, output).await {
+        if outcome == Conclusion::Failure && self.continues(begun, output).await {
             conclusion = Conclusion::Success;
         }
-        (
-            Ended {
-                outcome,
-                conclusion,
-            },
-            lost,
-        )
+        let ended = Ended {
+            outcome,
+            conclusion,
+        };
+        (ended, lost)
     }
 
     /// Runs the step's action with its timeout.
     async fn run(
         &self,
-        step: &StepRequest,
+        begun: &Begun<'_>,
         name: &str,
-        env: &IndexMap<String, String>,
-        files: &StepFiles,
+        around: Option<&StopRule<'_>>,
         output: &mut StepOutput<'_, R>,
     ) -> (Conclusion, Result<(), SandboxError>) {
-        let minutes = self.timeout(step, env, output).await;
+        let minutes = self.timeout(begun, output).await;
         let timeout = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
         let stop = StopRule {
             clock: &self.clock,
-            context: &self.context,
-            env,
-            condition: &step.condition,
-            timeout,
+            context: &begun.context,
+            env: &begun.env,
+            condition: &begun.task.condition,
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            around,
         };
         let mut run = StepRun {
-            step,
-            context: &self.context,
-            options: self.options,
-            sandbox: self.sandbox,
-            env,
+            shared: self,
+            task: begun.task,
+            name,
+            context: &begun.context,
+            env: &begun.env,
+            own_env: &begun.own_env,
             output,
-            files,
+            files: &begun.files,
             stop: &stop,
-            programs: &self.programs,
         };
         match steps::run(&mut run).await {
             Ok(ended) => {
-                if let Some(message) = stopped(ended.stop, name, minutes) {
+                // What stopped the action around is told once, by it.
+                if stop.is_stopped_around().await.is_none()
+                    && let Some(message) = stopped(ended.stop, name, minutes)
+                {
                     output.log.error(&message).await;
                 }
                 (ended.conclusion, Ok(()))
             }
             Err(error) => {
                 output.log.error(&error.to_string()).await;
-                match error {
-                    StepError::Sandbox(error @ SandboxError::Lost(_)) => {
-                        (Conclusion::Failure, Err(error))
-                    }
-                    _ => (Conclusion::Failure, Ok(())),
+                match error.lost() {
+                    Ok(error) => (Conclusion::Failure, Err(error)),
+                    Err(_) => (Conclusion::Failure, Ok(())),
                 }
             }
         }
     }
 
-    async fn timeout(
-        &self,
-        step: &StepRequest,
-        env: &IndexMap<String, String>,
-        output: &mut StepOutput<'_, R>,
-    ) -> Option<f64> {
-        let token = step.timeout_in_minutes.as_ref()?;
-        let number = self.context.evaluator(env).number(token);
+    async fn timeout(&self, begun: &Begun<'_>, output: &mut StepOutput<'_, R>) -> Option<f64> {
+        let token = begun.task.step.timeout_in_minutes.as_ref()?;
+        let number = begun.context.evaluator(&begun.env).number(token);
         match number {
             Ok(number) => number.filter(|minutes| *minutes > 0.0 && *minutes <= MAX_TIMEOUT),
             Err(error) => {
@@ -202,16 +297,11 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         }
     }
 
-    async fn continues(
-        &self,
-        step: &StepRequest,
-        env: &IndexMap<String, String>,
-        output: &mut StepOutput<'_, R>,
-    ) -> bool {
-        let Some(token) = &step.continue_on_error else {
+    async fn continues(&self, begun: &Begun<'_>, output: &mut StepOutput<'_, R>) -> bool {
+        let Some(token) = &begun.task.step.continue_on_error else {
             return false;
         };
-        let evaluated = self.context.evaluator(env).boolean(token);
+        let evaluated = begun.context.evaluator(&begun.env).boolean(token);
         match evaluated {
             Ok(flag) => flag.unwrap_or(false),
             Err(error) => {
@@ -222,97 +312,6 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
                 false
             }
         }
-    }
-
-    /// Lets what the step wrote into its files take effect, and removes them.
-    async fn read_files(
-        &self,
-        files: &StepFiles,
-        output: &mut StepOutput<'_, R>,
-    ) -> Result<(), SandboxError> {
-        let [path, env, summary, out, state] = EnvFile::ALL;
-        let contents = tokio::join!(
-            files.read(self.sandbox, path),
-            files.read(self.sandbox, env),
-            files.read(self.sandbox, summary),
-            files.read(self.sandbox, out),
-            files.read(self.sandbox, state),
-        );
-        let contents = [contents.0, contents.1, contents.2, contents.3, contents.4];
-        for (file, content) in EnvFile::ALL.into_iter().zip(contents) {
-            match content {
-                Ok(Some(content)) if !content.is_empty() => take(file, &content, output).await,
-                Ok(_) => {}
-                Err(error @ SandboxError::Lost(_)) => return Err(error),
-                Err(error) => refuse(file, &error.to_string(), output).await,
-            }
-        }
-        match files.remove(self.sandbox).await {
-            Err(error @ SandboxError::Lost(_)) => Err(error),
-            Err(error) => {
-                output.log.warning(&error.to_string()).await;
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    /// Enters what the step left into the job.
-    fn keep(
-        &mut self,
-        step: &StepRequest,
-        changes: Changes,
-        outcome: Conclusion,
-        conclusion: Conclusion,
-    ) {
-        let context = &mut self.context;
-        context.env.extend(changes.env);
-        for directory in changes.path {
-            context.prepend_path(directory);
-        }
-        context.finish_step(&step.context_name, &changes.outputs, outcome, conclusion);
-        if conclusion == Conclusion::Failure && context.status == Conclusion::Success {
-            context.status = Conclusion::Failure;
-        }
-    }
-}
-
-/// `env` of the job and of the step.
-fn step_env(
-    context: &JobContext<'_>,
-    step: &StepRequest,
-) -> Result<IndexMap<String, String>, TemplateError> {
-    let mut env = context.env.clone();
-    if let Some(token) = &step.environment {
-        env.extend(context.evaluator(&context.env).strings(token)?);
-    }
-    Ok(env)
-}
-
-/// The step's own name if it has one that can be evaluated, else one made from what it runs.
-fn display_name(
-    context: &JobContext<'_>,
-    step: &StepRequest,
-    env: &IndexMap<String, String>,
-) -> String {
-    let evaluator = context.evaluator(env);
-    let own = step
-        .display_name
-        .as_ref()
-        .and_then(|token| evaluator.string(token).ok());
-    let own = own.filter(|name| !name.trim().is_empty());
-    let name = own.unwrap_or_else(|| steps::default_name(step, &evaluator));
-    name.lines().next().unwrap_or_default().to_owned()
-}
-
-fn policy(env: &IndexMap<String, String>) -> Policy {
-    let allowed = |name: &str| {
-        let value = env.get(name).map(|value| value.trim());
-        value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
-    };
-    Policy {
-        unsecure_commands: allowed("ACTIONS_ALLOW_UNSECURE_COMMANDS"),
-        unsecure_stop_tokens: allowed("ACTIONS_ALLOW_UNSECURE_STOPCOMMAND_TOKENS"),
     }
 }
 
@@ -330,106 +329,11 @@ fn stopped(stop: Option<Stop>, name: &str, minutes: Option<f64>) -> Option<Strin
 }
 
 /// Cancelled outweighs failed, and failed all else.
-fn worst(one: Conclusion, other: Conclusion) -> Conclusion {
+pub(super) fn worst(one: Conclusion, other: Conclusion) -> Conclusion {
     let rank = |conclusion| match conclusion {
         Conclusion::Cancelled => 2,
         Conclusion::Failure => 1,
         Conclusion::Success | Conclusion::Skipped => 0,
     };
     if rank(other) > rank(one) { other } else { one }
-}
-
-/// Lets the content of an environment file take effect.
-async fn take<R: Reporter>(file: EnvFile, content: &[u8], output: &mut StepOutput<'_, R>) {
-    let error = match file {
-        EnvFile::StepSummary => {
-            output.log.summary(&text(content)).await;
-            None
-        }
-        EnvFile::Path => {
-            let (found, error) = paths(content);
-            for directory in found {
-                output.apply(Effect::Path(directory)).await;
-            }
-            error
-        }
-        EnvFile::Env | EnvFile::Output | EnvFile::State => {
-            let (found, error) = pairs(content);
-            for (name, value) in found {
-                set(file, name, value, output).await;
-            }
-            error
-        }
-    };
-    if let Some(error) = error {
-        refuse(file, &error.to_string(), output).await;
-    }
-}
-
-async fn set<R: Reporter>(
-    file: EnvFile,
-    name: String,
-    value: String,
-    output: &mut StepOutput<'_, R>,
-) {
-    if file == EnvFile::Env && name.eq_ignore_ascii_case("NODE_OPTIONS") {
-        let message = "Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command.";
-        return output.log.error(message).await;
-    }
-    output
-        .log
-        .debug(&format!("{} {name} = {value}", file.variable()))
-        .await;
-    let effect = match file {
-        EnvFile::Env => Effect::Env(name, value),
-        EnvFile::Output => Effect::Output(name, value),
-        _ => Effect::State(name, value),
-    };
-    output.apply(effect).await;
-}
-
-/// Fails the step for what an environment file holds; a summary is only left out.
-async fn refuse<R: Reporter>(file: EnvFile, cause: &str, output: &mut StepOutput<'_, R>) {
-    if file == EnvFile::StepSummary {
-        let limit = MAX_SUMMARY >> 10;
-        let message = format!(
-            "$GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of {limit}k: {cause}"
-        );
-        return output.log.error(&message).await;
-    }
-    let name = file.context_name();
-    let message = format!("Unable to process file command '{name}' successfully.");
-    output.log.error(&message).await;
-    output.log.error(cause).await;
-    output.changes.failed = true;
-}
-
-impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
-    /// The job's problem matchers, for one step.
-    fn step_matchers(&self) -> StepMatchers<'_> {
-        let context = &self.context;
-        StepMatchers::new(
-            &self.matchers,
-            self.sandbox,
-            &context.layout.workspace,
-            context.github("server_url"),
-            context.github("repository"),
-        )
-    }
-}
-
-impl<S, R: Reporter> JobRun<'_, S, R> {
-    /// The log of record `number`.
-    pub(super) fn log(&self, number: u32) -> StepLog<'_, R> {
-        let workspace = &self.context.layout.workspace;
-        let job = &self.request.job_id;
-        StepLog::new(
-            self.reporter,
-            &self.masker,
-            job,
-            number,
-            self.debug,
-            workspace,
-        )
-    }
 }

@@ -1,9 +1,9 @@
 //! When a running step is stopped: its own time, or a cancellation that its condition does not outlive.
 
-use std::time::Duration;
+use std::{future::Future, pin::Pin};
 
 use indexmap::IndexMap;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::{cancel::JobClock, contexts::JobContext, outcome::Conclusion, process::Stop};
 
@@ -13,22 +13,48 @@ pub(super) struct StopRule<'a> {
     pub(super) context: &'a JobContext<'a>,
     pub(super) env: &'a IndexMap<String, String>,
     pub(super) condition: &'a str,
-    pub(super) timeout: Option<Duration>,
+    pub(super) deadline: Option<Instant>,
+    /// The rule of the composite action that the step belongs to: what stops that, stops this.
+    pub(super) around: Option<&'a StopRule<'a>>,
 }
 
 impl StopRule<'_> {
     /// Returns when the step is to be stopped.
-    pub(super) async fn wait(&self) -> Stop {
-        let timeout = async {
-            match self.timeout {
-                Some(time) => sleep(time).await,
-                None => std::future::pending().await,
+    pub(super) fn wait(&self) -> Pin<Box<dyn Future<Output = Stop> + Send + '_>> {
+        Box::pin(async {
+            let timeout = async {
+                match self.deadline {
+                    Some(time) => sleep_until(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let around = async {
+                match self.around {
+                    Some(rule) => rule.wait().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                stop = around => stop,
+                () = timeout => Stop::TimedOut,
+                () = self.cancelled() => Stop::Cancelled,
             }
-        };
+        })
+    }
+
+    /// Why the step is to be stopped, if it is to be by now.
+    pub(super) async fn is_stopped(&self) -> Option<Stop> {
         tokio::select! {
-            () = timeout => Stop::TimedOut,
-            () = self.cancelled() => Stop::Cancelled,
+            biased;
+            stop = self.wait() => Some(stop),
+            () = std::future::ready(()) => None,
         }
+    }
+
+    /// The same of the composite action around the step.
+    pub(super) async fn is_stopped_around(&self) -> Option<Stop> {
+        self.around?.is_stopped().await
     }
 
     /// Returns when the job's time to end by itself after a cancellation is over.

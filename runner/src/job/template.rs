@@ -40,6 +40,8 @@ pub struct Evaluator<'a> {
     pub secrets: &'a Secrets,
     /// What `success()`, `failure()` and `cancelled()` look at.
     pub status: Conclusion,
+    /// What `success()` and `failure()` look at instead in the main steps of a composite action.
+    pub action_status: Option<Conclusion>,
     /// What `hashFiles()` looks at, or why it cannot; without it, the function is an error.
     pub(super) workspace: Option<&'a WorkspaceFiles>,
     /// Files that places refer to.
@@ -168,8 +170,8 @@ impl Evaluator<'_> {
         });
         let status = |function: Function, _: &[Value]| match function {
             Function::Always => true,
-            Function::Success => self.status == Conclusion::Success,
-            Function::Failure => self.status == Conclusion::Failure,
+            Function::Success => self.action_status.unwrap_or(self.status) == Conclusion::Success,
+            Function::Failure => self.action_status.unwrap_or(self.status) == Conclusion::Failure,
             Function::Cancelled => self.status == Conclusion::Cancelled,
             _ => false,
         };
@@ -252,6 +254,7 @@ mod tests {
             values,
             secrets: &secrets,
             status: Conclusion::Failure,
+            action_status: None,
             workspace: None,
             files: &["a.yml".to_owned()],
         })

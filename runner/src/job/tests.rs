@@ -16,7 +16,7 @@ use crate::{
 };
 
 use super::{
-    Cancellation, Options, cancellation, execute,
+    Cancellation, NodeVersion, Options, cancellation, execute,
     outcome::{Conclusion, JobOutcome},
     reporter::recording::Recording,
     request::{JobRequest, StepRequest, Variable},
@@ -95,7 +95,15 @@ impl Job {
         });
         Self {
             request,
-            options: Options::default(),
+            options: Options {
+                node: [20, 24]
+                    .map(|major| NodeVersion {
+                        major,
+                        path: format!("/opt/node/{major}"),
+                    })
+                    .into(),
+                ..Options::default()
+            },
             sandbox,
             reporter: Recording::default(),
             cancellation: cancellation().1,

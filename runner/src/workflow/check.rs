@@ -213,6 +213,13 @@ impl Checker<'_> {
         records: &[&Record],
     ) {
         let [record] = records else {
+            let lacks = |record: &&Record| {
+                let mut required = record.fields.iter().filter(|field| field.required);
+                required.any(|field| !has_key(read, field.key))
+            };
+            if !records.iter().all(lacks) {
+                return;
+            }
             let required = records.iter().flat_map(|record| record.fields);
             let keys: Vec<_> = required
                 .filter(|field| field.required)

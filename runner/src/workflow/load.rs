@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::model::{self, Workflow};
-use super::source::{MAX_FILE_BYTES, Source};
+use super::source::{MAX_FILE_BYTES, Place, Source};
 use super::token::TemplateToken;
-use super::{check, plan, schema, yaml};
+use super::{check, plan, request, schema, yaml};
+use crate::action::bytes::{ActionSource, NoActions};
+use crate::job::request::StepRequest;
 
 /// A workflow that may be run.
 #[derive(Debug)]
@@ -44,8 +46,21 @@ impl Loaded {
     ///
     /// # Errors
     /// [`LoadError::Rejected`] with all that cannot, by name and place.
-    pub fn runnable(mut self) -> Result<Self, LoadError> {
-        let refused = super::unsupported(&self.workflow);
+    pub fn runnable(self) -> Result<Self, LoadError> {
+        self.runnable_with(&NoActions, None)
+    }
+
+    /// The same with actions of a source, and those of the checkout in `root`.
+    ///
+    /// # Errors
+    /// [`LoadError::Rejected`] with all that cannot, by name and place.
+    pub fn runnable_with(
+        mut self,
+        source: &dyn ActionSource,
+        root: Option<&Path>,
+    ) -> Result<Self, LoadError> {
+        let mut refused = super::unsupported(&self.workflow);
+        refused.extend(super::actions::refused(&self.workflow, source, root));
         if refused.is_empty() {
             return Ok(self);
         }
@@ -151,17 +166,34 @@ pub fn parse(source: Source) -> Result<Loaded, LoadError> {
     Ok(Loaded { workflow, findings })
 }
 
-/// Reads the text of an action's manifest (`action.yml`) into its tokens.
-pub(crate) fn parse_action(source: Source) -> Result<TemplateToken, LoadError> {
+/// A manifest of an action: its tokens, and the steps of a composite action with their places.
+pub(crate) struct ActionFile {
+    /// The whole file.
+    pub root: TemplateToken,
+    /// The steps under `runs`.
+    pub steps: Vec<(Place, StepRequest)>,
+}
+
+/// Reads the text of an action's manifest (`action.yml`).
+pub(crate) fn parse_action(source: Source) -> Result<ActionFile, LoadError> {
     let mut findings = Vec::new();
     let Some(tokens) = tokens(&source, &schema::ACTION, &mut findings) else {
         return Err(rejected(source, findings));
     };
+    let runs = tokens
+        .get("runs")
+        .filter(|runs| runs.get("steps").is_some());
+    let steps = runs.map(|runs| model::composite_steps(runs, &mut findings));
     findings.retain(|finding| finding.severity == Severity::Error);
     findings.sort_by_key(|finding| finding.place);
     bound(&mut findings);
     if findings.is_empty() {
-        return Ok(tokens);
+        let steps = steps.unwrap_or_default();
+        let with_place = |step: &model::Step| (step.place, request::step_request(step));
+        return Ok(ActionFile {
+            steps: steps.iter().map(with_place).collect(),
+            root: tokens,
+        });
     }
     Err(rejected(source, findings))
 }

@@ -4,6 +4,7 @@
 //! text -> yaml -> check (schema, events, template) -> tokens -> model -> plan -> job requests
 //! ```
 
+mod actions;
 mod check;
 pub mod diagnostic;
 pub mod evaluate;

@@ -148,6 +148,11 @@ pub(super) fn build(path: &str, root: &TemplateToken, findings: &mut Vec<Diagnos
     }
 }
 
+/// The steps of a composite action's `runs`; what is wrong is added to `findings`.
+pub(super) fn composite_steps(runs: &TemplateToken, findings: &mut Vec<Diagnostic>) -> Vec<Step> {
+    Builder { findings }.steps(runs, place_of(runs))
+}
+
 /// A place for messages: that of a token, as long as its text.
 pub(super) fn place_of(token: &TemplateToken) -> Place {
     let Position { line, column, .. } = token.at;

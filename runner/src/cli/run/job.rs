@@ -7,11 +7,12 @@ use tokio_util::io::SyncIoBridge;
 
 use super::output::Output;
 use crate::{
+    action::bytes::ActionSource,
     checkout::{Checkout, CheckoutError},
     cli::machine::Launcher,
     expression::value::Object,
     job::{
-        self, Cancellation, Options,
+        self, Cancellation, NodeVersion, Options,
         layout::{Layout, WORK},
         outcome::{Conclusion, JobOutcome},
     },
@@ -33,6 +34,8 @@ pub struct JobRunner {
     launcher: Launcher,
     checkout: Arc<Checkout>,
     env: Vec<(String, String)>,
+    /// Where actions by reference are found.
+    actions: Arc<dyn ActionSource>,
     /// Where events go.
     pub output: Arc<Output>,
 }
@@ -70,12 +73,14 @@ impl JobRunner {
         launcher: Launcher,
         checkout: Checkout,
         env: Vec<(String, String)>,
+        actions: Arc<dyn ActionSource>,
         output: Arc<Output>,
     ) -> Self {
         Self {
             launcher,
             checkout: Arc::new(checkout),
             env,
+            actions,
             output,
         }
     }
@@ -169,6 +174,13 @@ impl JobRunner {
         let image = self.launcher.template().image.manifest.config.env.clone();
         options.environment.extend(image);
         options.environment.extend(self.env.iter().cloned());
+        let node = &self.launcher.template().image.manifest.node;
+        let version = |node: &mayfly_images::manifest::NodeRuntime| NodeVersion {
+            major: node.major,
+            path: node.path.clone(),
+        };
+        options.node = node.iter().map(version).collect();
+        options.actions = Arc::clone(&self.actions);
         options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
         options
     }

@@ -1,61 +1,72 @@
-//! JavaScript actions of the workspace: their manifest, inputs and process.
+//! JavaScript actions: the version of Node.js, and the process of each stage.
 
 use indexmap::IndexMap;
 
 use crate::{
-    action::manifest::{Manifest, Runs},
+    action::manifest::NodeRuns,
     job::{
+        Options,
+        actions::Action,
         environment::process_environment,
         files::bounded,
         outcome::Conclusion,
         process::{Stop, supervise},
         reporter::Reporter,
+        task::Stage,
     },
     sandbox::{ExecRequest, Sandbox},
 };
 
-use super::{ActionEnd, StepError, StepRun};
+use super::{ActionEnd, StepError, StepRun, inputs};
 
-/// Largest manifest, in bytes.
-const MAX_MANIFEST: u64 = 1 << 20;
+/// The oldest version that runs actions; older ones are run on it.
+const OLDEST: u32 = 20;
 
-/// Runs the action in the folder `path` of the workspace.
-pub(super) async fn local<S: Sandbox, R: Reporter>(
+/// Set to `true`, runs actions for older versions on version 24.
+const FORCE_24: &str = "FORCE_JAVASCRIPT_ACTIONS_TO_NODE24";
+
+/// Runs the script of the task's stage.
+pub(super) async fn run<S: Sandbox, R: Reporter>(
     run: &mut StepRun<'_, '_, S, R>,
-    path: &str,
+    action: &Action,
+    node: &NodeRuns,
 ) -> Result<ActionEnd, StepError> {
-    let inside = path.trim_start_matches("./").trim_end_matches('/');
-    let directory = format!("{}/{inside}", run.context.layout.workspace);
-    let manifest = load(run, directory.trim_end_matches('/')).await?;
-    let (major, main) = runnable(&manifest, path)?;
-    let inputs = inputs(run, &manifest).await?;
-    print_header(run, path, &inputs).await;
-    if major < 20 {
+    let script = match run.task.stage {
+        Stage::Pre => node.pre.as_ref(),
+        Stage::Main => Some(&node.main),
+        Stage::Post => node.post.as_ref(),
+    };
+    let Some(script) = script else {
+        return Ok(ActionEnd::success());
+    };
+    let values = inputs::inputs(run, action).await?;
+    inputs::print_header(run, action, &values).await;
+    if node.major < OLDEST && run.task.stage == Stage::Main {
         let message = format!(
             "The following actions uses Node.js version which is deprecated and will be forced to \
-             run on node20: {path}."
+             run on node20: {}.",
+            action.name
         );
         run.output.log.warning(&message).await;
     }
-    let mut env = run.env.clone();
-    env.extend(inputs.into_iter().map(|(name, value)| {
-        let name = name.replace(' ', "_").to_uppercase();
-        (format!("INPUT_{name}"), value)
-    }));
-    run.files.write(run.sandbox, None).await?;
+    let forced = run.env.get(FORCE_24).is_some_and(|value| value == "true");
+    let program = program(run.shared.options, node.major, forced, &action.name)?;
+    let env = environment(run, values);
+    run.files.write(run.shared.sandbox, None).await?;
     let request = ExecRequest {
-        argv: vec![
-            format!("/opt/node/{}/bin/node", major.max(20)),
-            format!("{}/{main}", directory.trim_end_matches('/')),
-        ],
-        env: process_environment(run.context, run.options, &env)
+        argv: vec![program, format!("{}/{script}", action.directory)],
+        env: process_environment(run.context, run.shared.options, &env)
             .into_iter()
             .collect(),
         cwd: run.context.layout.workspace.clone(),
-        user: run.options.user.clone(),
+        user: run.shared.options.user.clone(),
         stdin: false,
     };
-    let exec = bounded("starting the action's process", run.sandbox.exec(request)).await?;
+    let exec = bounded(
+        "starting the action's process",
+        run.shared.sandbox.exec(request),
+    )
+    .await?;
     let stop = run.stop;
     let ending = supervise(exec, run.output, stop.wait(), stop.grace_over()).await?;
     let conclusion = match (ending.stop, ending.status.map(|status| status.code())) {
@@ -69,104 +80,83 @@ pub(super) async fn local<S: Sandbox, R: Reporter>(
     })
 }
 
-/// Version of Node.js and script of an action, if this version of Mayfly can run it.
-fn runnable<'a>(manifest: &'a Manifest, path: &str) -> Result<(u32, &'a str), StepError> {
-    let what = match &manifest.runs {
-        Runs::Node {
-            major,
-            main,
-            stages: false,
-        } => return Ok((*major, main)),
-        Runs::Node { .. } => "which has `pre` or `post`",
-        Runs::Composite => "which is a composite action",
-        Runs::Docker => "which is a Docker action",
-    };
-    Err(StepError::Unsupported(format!(
-        "This version of Mayfly cannot run the action {path}, {what}."
-    )))
-}
-
-async fn load<S: Sandbox, R: Reporter>(
+/// The step's `env` with the action's inputs and what its earlier stages kept.
+fn environment<S, R>(
     run: &StepRun<'_, '_, S, R>,
-    directory: &str,
-) -> Result<Manifest, StepError> {
-    for name in ["action.yml", "action.yaml"] {
-        let file = format!("{directory}/{name}");
-        let read = run.sandbox.read_file(&file, MAX_MANIFEST);
-        if let Some(content) = bounded("reading an action's manifest", read).await? {
-            return Ok(Manifest::parse(&file, &String::from_utf8_lossy(&content))?);
-        }
+    inputs: IndexMap<String, String>,
+) -> IndexMap<String, String> {
+    let mut env = run.env.clone();
+    let state = run.context.states.get(&run.task.id);
+    for (name, value) in state.into_iter().flatten() {
+        env.insert(format!("STATE_{name}"), value.clone());
     }
-    Err(StepError::NoAction(directory.to_owned()))
+    env.extend(inputs.into_iter().map(|(name, value)| {
+        let name = name.replace(' ', "_").to_uppercase();
+        (format!("INPUT_{name}"), value)
+    }));
+    env
 }
 
-/// What the step gives, then the defaults of what it does not; names without regard to case.
-async fn inputs<S, R: Reporter>(
-    run: &mut StepRun<'_, '_, S, R>,
-    manifest: &Manifest,
-) -> Result<IndexMap<String, String>, StepError> {
-    let evaluator = run.context.evaluator(run.env);
-    let given = run.step.inputs.as_ref();
-    let given = given.map(|token| evaluator.strings(token)).transpose()?;
-    let mut inputs = given.unwrap_or_default();
-    let mut warnings = Vec::new();
-    let known = |name: &str| {
-        let mut known = manifest.inputs.iter();
-        known.find(|input| input.name.eq_ignore_ascii_case(name))
+/// Node.js of the version that an action names. What the image has decides: version 20 and what is
+/// older run on 20, or on 24 where there is no 20; 24 runs on 24 only.
+fn program(options: &Options, major: u32, forced: bool, name: &str) -> Result<String, StepError> {
+    let wanted: &[u32] = match (major, forced) {
+        (24.., _) => &[24],
+        (_, true) => &[24, 20],
+        (_, false) => &[20, 24],
     };
-    let names = || manifest.inputs.iter().map(|input| input.name.as_str());
-    let unexpected: Vec<_> = inputs.keys().filter(|name| known(name).is_none()).collect();
-    for name in inputs.keys() {
-        if let Some(message) = known(name).and_then(|input| input.deprecation.as_deref()) {
-            warnings.push(format!(
-                "Input '{name}' has been deprecated with message: {message}"
-            ));
+    let has = |major: &u32| options.node.iter().find(|node| node.major == *major);
+    match wanted.iter().find_map(has) {
+        Some(node) => Ok(format!("{}/bin/node", node.path)),
+        None => {
+            let majors: Vec<_> = options.node.iter().map(|n| n.major.to_string()).collect();
+            Err(StepError::NoNode {
+                name: name.to_owned(),
+                major: major.max(OLDEST),
+                has: if majors.is_empty() {
+                    "none".to_owned()
+                } else {
+                    majors.join(", ")
+                },
+            })
         }
     }
-    if !unexpected.is_empty() {
-        warnings.push(format!(
-            "Unexpected input(s) '{}', valid inputs are ['{}']",
-            unexpected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::NodeVersion;
+
+    #[test]
+    fn what_the_image_has_decides_which_node_runs() {
+        let options = |majors: &[u32]| Options {
+            node: majors
                 .iter()
-                .map(|name| name.as_str())
-                .collect::<Vec<_>>()
-                .join("', '"),
-            names().collect::<Vec<_>>().join("', '")
-        ));
-    }
-    for input in &manifest.inputs {
-        if !inputs
-            .keys()
-            .any(|name| name.eq_ignore_ascii_case(&input.name))
-        {
-            let value = input.default.as_ref().map(|token| evaluator.string(token));
-            inputs.insert(input.name.clone(), value.transpose()?.unwrap_or_default());
+                .map(|&major| NodeVersion {
+                    major,
+                    path: format!("/n/{major}"),
+                })
+                .collect(),
+            ..Options::default()
+        };
+        for (majors, major, forced, expected) in [
+            (&[20, 24][..], 12, false, Some("/n/20/bin/node")),
+            (&[20, 24], 20, false, Some("/n/20/bin/node")),
+            (&[20, 24], 20, true, Some("/n/24/bin/node")),
+            (&[20, 24], 24, false, Some("/n/24/bin/node")),
+            (&[24], 16, false, Some("/n/24/bin/node")),
+            (&[20], 24, false, None),
+            (&[], 20, false, None),
+        ] {
+            let found = program(&options(majors), major, forced, "./x");
+            assert_eq!(found.ok().as_deref(), expected, "{majors:?} {major}");
         }
+        let error = program(&options(&[20]), 24, false, "./x").unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("Node.js 24") && error.contains("has 20"),
+            "{error}"
+        );
     }
-    drop(evaluator);
-    for warning in warnings {
-        run.output.log.warning(&warning).await;
-    }
-    Ok(inputs)
-}
-
-/// The group at the beginning of the log, as GitHub writes it.
-async fn print_header<S, R: Reporter>(
-    run: &StepRun<'_, '_, S, R>,
-    path: &str,
-    inputs: &IndexMap<String, String>,
-) {
-    let log = &run.output.log;
-    log.line(&format!("##[group]Run {path}")).await;
-    for (title, entries) in [("with:", inputs), ("env:", run.env)] {
-        let shown = |(_, value): &(&String, &String)| title == "env:" || !value.is_empty();
-        let mut entries = entries.iter().filter(shown).peekable();
-        if entries.peek().is_some() {
-            log.line(title).await;
-        }
-        for (name, value) in entries {
-            log.line(&format!("  {name}: {value}")).await;
-        }
-    }
-    log.line("##[endgroup]").await;
 }

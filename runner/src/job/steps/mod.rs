@@ -1,19 +1,23 @@
 //! The kinds of steps, one file each, behind [`run()`].
 
+mod composite;
+mod inputs;
 mod javascript;
 mod programs;
 mod run;
 mod shell;
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 
 use crate::{
-    action::manifest::ManifestError,
+    action::manifest::Runs,
     sandbox::{Sandbox, SandboxError},
 };
 
 use super::{
-    Options,
+    actions::{Action, ActionError},
     contexts::JobContext,
     files::StepFiles,
     outcome::Conclusion,
@@ -21,7 +25,9 @@ use super::{
     process::Stop,
     reporter::Reporter,
     request::{StepAction, StepRequest},
+    shared::Shared,
     stop::StopRule,
+    task::{Stage, Task},
     template::{Evaluator, TemplateError},
 };
 
@@ -29,16 +35,32 @@ pub(super) use programs::Programs;
 
 /// All that a step needs while it runs.
 pub(super) struct StepRun<'a, 'log, S, R> {
-    pub(super) step: &'a StepRequest,
+    pub(super) shared: &'a Shared<'a, S, R>,
+    pub(super) task: &'a Task,
+    /// The step's name as people see it.
+    pub(super) name: &'a str,
     pub(super) context: &'a JobContext<'a>,
-    pub(super) options: &'a Options,
-    pub(super) sandbox: &'a S,
     /// The `env` context of the step.
     pub(super) env: &'a IndexMap<String, String>,
+    /// What of it is the step's own.
+    pub(super) own_env: &'a IndexMap<String, String>,
     pub(super) output: &'a mut StepOutput<'log, R>,
     pub(super) files: &'a StepFiles,
     pub(super) stop: &'a StopRule<'a>,
-    pub(super) programs: &'a Programs,
+}
+
+impl<S, R> StepRun<'_, '_, S, R> {
+    /// The post stage of this step.
+    fn post(&self, condition: &str, action: &Arc<Action>) -> Task {
+        let name = match self.task.stage {
+            Stage::Pre => self.name.strip_prefix("Pre ").unwrap_or(self.name),
+            Stage::Main | Stage::Post => self.name,
+        };
+        Task {
+            name: Some(format!("Post {name}")),
+            ..self.task.stage(Stage::Post, condition, action)
+        }
+    }
 }
 
 /// Why a step could not be run to its end.
@@ -56,18 +78,36 @@ pub(super) enum StepError {
     /// The sandbox did not do it.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// The action's manifest cannot be used.
+    /// There is no action to run.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// There is no action where the step says.
+    Action(#[from] ActionError),
+    /// The image has no Node.js of that version.
     #[error(
-        "Can't find 'action.yml', 'action.yaml' or 'Dockerfile' under '{0}'. Did you forget to run \
-         actions/checkout before running your local action?"
+        "the action {name} needs Node.js {major}, and the image has {has}: run the job on an image \
+         whose recipe has a [[node]] entry with major = {major}"
     )]
-    NoAction(String),
+    NoNode {
+        /// The action.
+        name: String,
+        /// The version.
+        major: u32,
+        /// The versions that there are.
+        has: String,
+    },
     /// A kind of step that this version does not have.
     #[error("{0}")]
     Unsupported(String),
+}
+
+impl StepError {
+    /// The loss of the sandbox, if it is that.
+    pub(super) fn lost(self) -> Result<SandboxError, Self> {
+        match self {
+            Self::Sandbox(error @ SandboxError::Lost(_)) => Ok(error),
+            Self::Action(error) => error.lost().map_err(Self::Action),
+            other => Err(other),
+        }
+    }
 }
 
 /// How a step's action ended.
@@ -78,16 +118,130 @@ pub(super) struct ActionEnd {
     pub(super) stop: Option<Stop>,
 }
 
+impl ActionEnd {
+    fn success() -> Self {
+        Self {
+            conclusion: Conclusion::Success,
+            stop: None,
+        }
+    }
+}
+
 /// Runs a step; what it changes is in its output.
 pub(super) async fn run<S: Sandbox, R: Reporter>(
     run: &mut StepRun<'_, '_, S, R>,
 ) -> Result<ActionEnd, StepError> {
-    match unsupported(run.step) {
+    match unsupported(&run.task.step) {
         Some(message) => Err(StepError::Unsupported(message)),
-        None => match &run.step.action {
-            StepAction::Repository { path, .. } => javascript::local(run, path).await,
+        None => match &run.task.step.action {
+            StepAction::Repository { .. } => action(run).await,
             _ => run::script(run).await,
         },
+    }
+}
+
+/// Runs the task's stage of an action, and registers what is to be run after all steps.
+async fn action<S: Sandbox, R: Reporter>(
+    run: &mut StepRun<'_, '_, S, R>,
+) -> Result<ActionEnd, StepError> {
+    let shared = run.shared;
+    let step = &run.task.step;
+    let action = match &run.task.action {
+        Some(action) => Arc::clone(action),
+        None => {
+            let load =
+                shared
+                    .actions
+                    .load(shared.sandbox, shared.options, run.context, &step.action);
+            load.await?
+        }
+    };
+    let context = for_action(run.context, &action);
+    let mut run = StepRun {
+        context: &context,
+        output: &mut *run.output,
+        ..*run
+    };
+    let run = &mut run;
+    let is_local = action.reference.is_none();
+    if run.task.stage == Stage::Main && is_local && shared.has_pre(&action) {
+        let name = &action.name;
+        let message = format!("`pre` execution is not supported for local action from '{name}'");
+        run.output.log.warning(&message).await;
+    }
+    if run.task.stage != Stage::Post
+        && let Some(condition) = action.manifest.post_if()
+    {
+        let post = run.post(condition, &action);
+        run.output.changes.posts.push(post);
+    }
+    match &action.manifest.runs {
+        Runs::Node(node) => javascript::run(run, &action, node).await,
+        Runs::Composite(_) => composite::run(run, &action).await,
+        Runs::Docker(_) => Err(StepError::Unsupported(docker(&action.name))),
+    }
+}
+
+/// Why a Docker action is not run.
+pub(crate) fn docker(name: &str) -> String {
+    format!("This version of Mayfly cannot run the action {name}, which is a Docker action.")
+}
+
+/// The contexts for an action: it knows where it is from.
+fn for_action<'a>(context: &JobContext<'a>, action: &Action) -> JobContext<'a> {
+    let mut context = context.clone();
+    match &action.reference {
+        Some(reference) => {
+            let repository = &reference.repository;
+            let name = format!("{}/{}", repository.owner, repository.name);
+            context.set_github("action_repository", &name);
+            context.set_github("action_ref", &reference.reference);
+        }
+        None => {
+            context.unset_github("action_repository");
+            context.unset_github("action_ref");
+        }
+    }
+    context
+}
+
+/// Most stages before the steps of a job.
+const MAX_PRES: usize = 1000;
+
+impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
+    /// The stage before all steps of a step of the job, if its action has one.
+    pub(super) fn pre(&self, task: &Task) -> Option<Task> {
+        self.pre_stage(task, &mut 0)
+    }
+
+    fn pre_stage(&self, task: &Task, count: &mut usize) -> Option<Task> {
+        let action = self.actions.known(&task.step.action)?;
+        if let Some(condition) = action.manifest.pre_if() {
+            *count += 1;
+            return Some(task.stage(Stage::Pre, condition, &action));
+        }
+        let mut inner = Vec::new();
+        for (index, step) in action.manifest.steps().iter().enumerate() {
+            *count += 1;
+            if *count > MAX_PRES {
+                break;
+            }
+            inner.extend(self.pre_stage(&task.inside(&step.request, index), count));
+        }
+        (!inner.is_empty()).then(|| Task {
+            inner,
+            ..task.stage(Stage::Pre, "always()", &action)
+        })
+    }
+
+    /// Whether an action, or one by reference inside of it, has a stage before all steps.
+    fn has_pre(&self, action: &Action) -> bool {
+        let inner = || {
+            let steps = action.manifest.steps().iter();
+            steps.filter_map(|step| self.actions.known(&step.request.action))
+        };
+        action.manifest.pre_if().is_some()
+            || inner().any(|action| action.manifest.pre_if().is_some())
     }
 }
 
@@ -96,6 +250,9 @@ pub(super) fn default_name(step: &StepRequest, evaluator: &Evaluator<'_>) -> Str
     match &step.action {
         StepAction::Script => run::default_name(step, evaluator),
         StepAction::Repository { path, .. } if is_local(step) => format!("Run {path}"),
+        other @ StepAction::Repository { .. } => {
+            format!("Run {}", describe(other).trim_start_matches("the action "))
+        }
         other => format!("Run {}", describe(other)),
     }
 }
@@ -103,21 +260,19 @@ pub(super) fn default_name(step: &StepRequest, evaluator: &Evaluator<'_>) -> Str
 /// Why this version cannot run a step, or nothing if it can.
 pub(super) fn unsupported(step: &StepRequest) -> Option<String> {
     let what = match &step.action {
-        StepAction::Script if step.background => "a step with `background: true`".to_owned(),
-        StepAction::Script if step.parallel_group_id.is_some() => "`parallel` steps".to_owned(),
-        StepAction::Repository { .. } if is_local(step) && step.background => {
-            "a step with `background: true`".to_owned()
+        _ if step.background => "a step with `background: true`".to_owned(),
+        _ if step.parallel_group_id.is_some() => "`parallel` steps".to_owned(),
+        StepAction::Repository {
+            repository_type, ..
+        } if !repository_type.eq_ignore_ascii_case("SelfRepository") => {
+            return None;
         }
-        StepAction::Repository { .. } if is_local(step) && step.parallel_group_id.is_some() => {
-            "`parallel` steps".to_owned()
-        }
-        StepAction::Repository { .. } if is_local(step) => return None,
         StepAction::Script => return None,
         other => describe(other),
     };
     Some(format!(
-        "This version of Mayfly cannot run {what}: only `run:` steps and local JavaScript actions are \
-         supported."
+        "This version of Mayfly cannot run {what}: only `run:` steps, JavaScript and composite actions \
+         are supported."
     ))
 }
 

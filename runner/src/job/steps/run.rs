@@ -31,17 +31,18 @@ pub(super) async fn script<S: Sandbox, R: Reporter>(
     let script = read(run)?;
     let request = ExecRequest {
         argv: Vec::new(),
-        env: process_environment(run.context, run.options, run.env)
+        env: process_environment(run.context, run.shared.options, run.env)
             .into_iter()
             .collect(),
         cwd: "/".to_owned(),
-        user: run.options.user.clone(),
+        user: run.shared.options.user.clone(),
         stdin: false,
     };
     let names = &script.shell.programs;
     let found = run
+        .shared
         .programs
-        .find(run.sandbox, names, request.clone())
+        .find(run.shared.sandbox, names, request.clone())
         .await?;
     print_header(run, &script, found.as_deref()).await;
     let program = found.ok_or_else(|| StepError::NoProgram(names[0].clone()))?;
@@ -50,9 +51,9 @@ pub(super) async fn script<S: Sandbox, R: Reporter>(
     argv.extend(script.shell.arguments_for(&path)?);
     let content = Zeroizing::new(script.shell.wrap(&script.text));
     run.files
-        .write(run.sandbox, Some((&path, content.as_bytes())))
+        .write(run.shared.sandbox, Some((&path, content.as_bytes())))
         .await?;
-    let exec = run.sandbox.exec(ExecRequest {
+    let exec = run.shared.sandbox.exec(ExecRequest {
         argv,
         cwd: script.directory,
         ..request
@@ -100,18 +101,20 @@ fn first_line(script: &str) -> &str {
 fn read<S, R: Reporter>(run: &StepRun<'_, '_, S, R>) -> Result<Script, StepError> {
     let evaluator = run.context.evaluator(run.env);
     let defaults = &run.context.defaults;
-    let shell = match input(run.step, &evaluator, "shell")? {
+    let shell = match input(&run.task.step, &evaluator, "shell")? {
         Some(shell) if !shell.is_empty() => shell,
         _ => defaults.get("shell").cloned().unwrap_or_default(),
     };
-    let directory = match input(run.step, &evaluator, "workingDirectory")? {
+    let directory = match input(&run.task.step, &evaluator, "workingDirectory")? {
         Some(directory) => directory,
+        // Defaults are those of the job's own steps.
+        None if run.task.depth > 0 => String::new(),
         None => defaults
             .get("working-directory")
             .cloned()
             .unwrap_or_default(),
     };
-    let text = input(run.step, &evaluator, "script")?.unwrap_or_default();
+    let text = input(&run.task.step, &evaluator, "script")?.unwrap_or_default();
     Ok(Script {
         text: Zeroizing::new(text),
         shell: Shell::new(&shell)?,

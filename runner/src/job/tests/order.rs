@@ -154,7 +154,7 @@ async fn what_this_version_cannot_do_is_refused_before_anything_runs() {
         ..run("", "x")
     };
     for (step, message) in [
-        (action, "cannot run the action actions/checkout@v4"),
+        (action, "nothing behind the action actions/checkout@v4"),
         (background, "cannot run a step with `background: true`"),
     ] {
         let job = Job::new(vec![run("", "first"), step], |_, _, _| Reply::exit(0));
@@ -308,7 +308,7 @@ async fn a_local_javascript_action_gets_its_inputs_and_its_outputs_count() {
     let steps = vec![
         step("./greet"),
         run_if("steps.act.outputs.said == 'hi'", "next"),
-        step("./composite"),
+        step("./docker"),
         StepRequest {
             condition: "always()".to_owned(),
             ..step("./none")
@@ -321,8 +321,8 @@ async fn a_local_javascript_action_gets_its_inputs_and_its_outputs_count() {
     job.sandbox
         .put(&format!("{work}/greet/action.yml"), manifest);
     job.sandbox.put(
-        &format!("{work}/composite/action.yaml"),
-        "runs: {using: composite, steps: []}\n",
+        &format!("{work}/docker/action.yaml"),
+        "runs: {using: docker, image: Dockerfile}\n",
     );
     job.sandbox.on_exec(|request, files| {
         if request.argv[0] == "/opt/node/20/bin/node" {
@@ -357,10 +357,7 @@ async fn a_local_javascript_action_gets_its_inputs_and_its_outputs_count() {
         ]
     );
     let refused = job.reporter.lines(4).pop().unwrap();
-    assert!(
-        refused.ends_with("which is a composite action."),
-        "{refused}"
-    );
+    assert!(refused.ends_with("which is a Docker action."), "{refused}");
     let missing = job.reporter.lines(5).pop().unwrap();
     assert!(
         missing.starts_with("##[error]Can't find 'action.yml'"),

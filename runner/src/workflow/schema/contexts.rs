@@ -71,3 +71,41 @@ pub(super) const STEP_IF: &[&str] = &[
     "success(0,0)",
     "hashFiles(1,255)",
 ];
+
+/// Steps of a composite action: it has no secrets, needs and variables but those that its inputs
+/// hand over.
+pub(super) const COMPOSITE: &[&str] = &[
+    "github",
+    "inputs",
+    "strategy",
+    "matrix",
+    "steps",
+    "job",
+    "runner",
+    "env",
+    "hashFiles(1,255)",
+];
+
+pub(super) const COMPOSITE_IF: &[&str] = &[
+    "github",
+    "inputs",
+    "strategy",
+    "matrix",
+    "steps",
+    "job",
+    "runner",
+    "env",
+    "always(0,0)",
+    "failure(0,0)",
+    "cancelled(0,0)",
+    "success(0,0)",
+    "hashFiles(1,255)",
+];
+
+/// Outputs of a composite action.
+pub(super) const COMPOSITE_OUTPUT: &[&str] = &[
+    "github", "strategy", "matrix", "steps", "inputs", "job", "runner", "env",
+];
+
+/// Arguments and environment of a container action.
+pub(super) const CONTAINER_RUNS: &[&str] = &["inputs"];

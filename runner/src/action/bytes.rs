@@ -1,0 +1,108 @@
+//! Where the bytes of actions come from.
+//!
+//! An action's manifest is read on the host from the same bytes that the sandbox gets as a tar
+//! stream: what an earlier step does to its copy in the sandbox changes no plan. The bytes are never
+//! unpacked on the host.
+
+use std::{
+    fmt::Debug,
+    io::{self, Write},
+    sync::Arc,
+};
+
+use crate::job::request::StepAction;
+
+use super::reference::{Reference, ReferenceError, RepositoryReference};
+
+/// Finds actions by reference: in folders of this machine, in the store of pinned actions.
+pub trait ActionSource: Debug + Send + Sync {
+    /// The bytes behind a reference; the path in it is no matter here.
+    ///
+    /// # Errors
+    /// [`SourceError`] when there are none, or none that may be used.
+    fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError>;
+}
+
+/// The bytes of a repository at a ref.
+pub trait ActionBytes: Debug + Send + Sync {
+    /// Where they are from, for the log.
+    fn origin(&self) -> String;
+
+    /// A file of at most `limit` bytes by its path in the repository; `None` if there is none.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being read.
+    fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>>;
+
+    /// Writes everything as a tar stream with names relative to the top of the repository.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being read or written.
+    fn write_tar(&self, sink: &mut dyn Write) -> io::Result<()>;
+}
+
+/// Why there is no action behind a reference.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Nothing is known of it.
+    #[error(
+        "there is nothing behind the action {0} on this machine; give a folder for it with `--action {0}=FOLDER`"
+    )]
+    Unknown(String),
+    /// It is known but cannot be used.
+    #[error("the action {reference} cannot be used: {why}")]
+    Unusable {
+        /// The reference.
+        reference: String,
+        /// The cause, and what to do.
+        why: String,
+    },
+}
+
+/// Knows no actions.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoActions;
+
+impl ActionSource for NoActions {
+    fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError> {
+        Err(SourceError::Unknown(bundle(reference)))
+    }
+}
+
+/// `owner/repo@ref`: what is fetched as a whole.
+#[must_use]
+pub fn bundle(reference: &RepositoryReference) -> String {
+    let repository = &reference.repository;
+    format!(
+        "{}/{}@{}",
+        repository.owner, repository.name, reference.reference
+    )
+}
+
+/// The reference of a step that uses an action of another repository.
+///
+/// # Errors
+/// [`ReferenceError`] for a message from elsewhere that holds none.
+pub fn reference_of(action: &StepAction) -> Result<Option<RepositoryReference>, ReferenceError> {
+    let StepAction::Repository {
+        name,
+        reference,
+        repository_type,
+        path,
+    } = action
+    else {
+        return Ok(None);
+    };
+    if !repository_type.eq_ignore_ascii_case("GitHub") {
+        return Ok(None);
+    }
+    let slash = if path.is_empty() { "" } else { "/" };
+    let text = format!("{name}{slash}{path}@{reference}");
+    match Reference::parse(&text)? {
+        Reference::Repository(reference) => Ok(Some(reference)),
+        _ => {
+            let why = "it names no repository";
+            Err(ReferenceError::Shape { text, why })
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The actions of one job: found, read on the host, and copied into the sandbox once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio_util::io::SyncIoBridge;
+
+use crate::{
+    action::{
+        bytes::{ActionBytes, SourceError, bundle, reference_of},
+        manifest::{MANIFEST_NAMES, MAX_MANIFEST, Manifest, ManifestError},
+        reference::{ReferenceError, RepositoryReference},
+    },
+    sandbox::{Sandbox, SandboxError},
+};
+
+use super::{
+    Options,
+    contexts::JobContext,
+    files::bounded,
+    request::StepAction,
+    setup::{OwnerError, own},
+};
+
+/// Deepest nesting of composite actions, as the official runner has it.
+pub(crate) const MAX_DEPTH: usize = 9;
+
+/// Most actions by reference of one job.
+const MAX_ACTIONS: usize = 1000;
+
+/// Bytes that may wait between packing and unpacking.
+const PIPE_BYTES: usize = 256 << 10;
+
+/// How long copying one action may take.
+const COPY: Duration = Duration::from_secs(10 * 60);
+
+/// An action, ready to run.
+#[derive(Debug)]
+pub(super) struct Action {
+    /// What messages call it: `./path` or `owner/repo/path@ref`.
+    pub(super) name: String,
+    /// Its folder in the sandbox.
+    pub(super) directory: String,
+    /// What it says of itself.
+    pub(super) manifest: Manifest,
+    /// The manifest's file, for places in messages.
+    pub(super) files: Arc<[String]>,
+    /// The reference; none for one of the workspace.
+    pub(super) reference: Option<RepositoryReference>,
+}
+
+/// Why there is no action to run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ActionError {
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(
+        "Can't find 'action.yml', 'action.yaml' or 'Dockerfile' under '{0}'. Did you forget to run \
+         actions/checkout before running your local action?"
+    )]
+    NoLocal(String),
+    #[error("Can't find 'action.yml', 'action.yaml' or 'Dockerfile' for action '{0}'.")]
+    NoManifest(String),
+    #[error("reading the action {name}: {cause}")]
+    Read { name: String, cause: std::io::Error },
+    #[error("copying the action {name} into the sandbox: {cause}")]
+    Copy { name: String, cause: SandboxError },
+    #[error("packing the action {name}: {cause}")]
+    Pack { name: String, cause: std::io::Error },
+    #[error("Composite action depth exceeded max depth {MAX_DEPTH}")]
+    Depth,
+    #[error("this job uses more than {MAX_ACTIONS} actions")]
+    TooMany,
+    #[error(
+        "This version of Mayfly cannot run the action {0}, which belongs to the workflow's own \
+         repository (`$/`); write `./` and its path instead"
+    )]
+    Own(String),
+    #[error("giving the action to the steps' user: {0}")]
+    Owner(#[from] OwnerError),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+impl ActionError {
+    /// The loss of the sandbox, if it is that.
+    pub(super) fn lost(self) -> Result<SandboxError, Self> {
+        match self {
+            Self::Sandbox(error @ SandboxError::Lost(_))
+            | Self::Owner(OwnerError::Sandbox(error @ SandboxError::Lost(_)))
+            | Self::Copy {
+                cause: error @ SandboxError::Lost(_),
+                ..
+            } => Ok(error),
+            other => Err(other),
+        }
+    }
+}
+
+/// Actions by reference that are in the sandbox already.
+#[derive(Debug, Default)]
+pub(super) struct Actions {
+    known: Mutex<HashMap<String, Arc<Action>>>,
+    copied: tokio::sync::Mutex<HashMap<String, Arc<dyn ActionBytes>>>,
+}
+
+impl Actions {
+    /// The action of a step; one by reference is copied into the sandbox first, once.
+    pub(super) async fn load<S: Sandbox>(
+        &self,
+        sandbox: &S,
+        options: &Options,
+        context: &JobContext<'_>,
+        action: &StepAction,
+    ) -> Result<Arc<Action>, ActionError> {
+        if let Some(reference) = reference_of(action)? {
+            return self.by_reference(sandbox, options, &reference).await;
+        }
+        match action {
+            StepAction::Repository {
+                repository_type,
+                path,
+                ..
+            } if repository_type.eq_ignore_ascii_case("self") => {
+                local(sandbox, &context.layout.workspace, path).await
+            }
+            StepAction::Repository { path, .. } => Err(ActionError::Own(path.clone())),
+            _ => Err(ActionError::NoManifest(String::new())),
+        }
+    }
+
+    async fn by_reference<S: Sandbox>(
+        &self,
+        sandbox: &S,
+        options: &Options,
+        reference: &RepositoryReference,
+    ) -> Result<Arc<Action>, ActionError> {
+        let name = reference.to_string();
+        if let Some(known) = self.lock().get(&name) {
+            return Ok(Arc::clone(known));
+        }
+        if self.lock().len() >= MAX_ACTIONS {
+            return Err(ActionError::TooMany);
+        }
+        let root = format!("{}/_actions/{}", options.work, folder(reference));
+        let mut copied = self.copied.lock().await;
+        let key = reference.key().as_str().to_owned();
+        let bytes = match copied.get(&key) {
+            Some(bytes) => Arc::clone(bytes),
+            None => {
+                let bytes = options.actions.find(reference)?;
+                copy(sandbox, options, &bundle(reference), &root, &bytes).await?;
+                copied.insert(key, Arc::clone(&bytes));
+                bytes
+            }
+        };
+        drop(copied);
+        let (manifest, file) = read_manifest(bytes.as_ref(), reference)?;
+        let slash = if reference.path.is_empty() { "" } else { "/" };
+        let action = Arc::new(Action {
+            name: name.clone(),
+            directory: format!("{root}{slash}{}", reference.path),
+            manifest,
+            files: [file].into(),
+            reference: Some(reference.clone()),
+        });
+        self.lock().insert(name, Arc::clone(&action));
+        Ok(action)
+    }
+
+    /// The action of a reference that was loaded already.
+    pub(super) fn known(&self, action: &StepAction) -> Option<Arc<Action>> {
+        let reference = reference_of(action).ok()??;
+        self.lock().get(&reference.to_string()).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Action>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads what the composite actions among `steps` use in turn, all that is used by reference.
+    pub(super) async fn load_all<S: Sandbox>(
+        &self,
+        sandbox: &S,
+        options: &Options,
+        context: &JobContext<'_>,
+        steps: Vec<StepAction>,
+        depth: usize,
+    ) -> Result<(), ActionError> {
+        // What was looked at, and how deep: a circle ends at the limit, a tree is walked once.
+        let mut deepest: HashMap<String, usize> = HashMap::new();
+        let mut open: Vec<_> = steps.into_iter().map(|step| (step, depth)).rev().collect();
+        while let Some((step, depth)) = open.pop() {
+            let Some(reference) = reference_of(&step)? else {
+                continue;
+            };
+            if depth > MAX_DEPTH {
+                return Err(ActionError::Depth);
+            }
+            let seen = deepest.entry(reference.to_string()).or_default();
+            if *seen > depth {
+                continue;
+            }
+            *seen = depth + 1;
+            let action = self.load(sandbox, options, context, &step).await?;
+            let inner = action.manifest.steps().iter().rev();
+            open.extend(inner.map(|inner| (inner.request.action.clone(), depth + 1)));
+        }
+        Ok(())
+    }
+}
+
+/// `owner/repo/ref`.
+fn folder(reference: &RepositoryReference) -> String {
+    let repository = &reference.repository;
+    format!(
+        "{}/{}/{}",
+        repository.owner, repository.name, reference.reference
+    )
+}
+
+/// Hands the bytes to the sandbox, to the steps' user.
+async fn copy<S: Sandbox>(
+    sandbox: &S,
+    options: &Options,
+    name: &str,
+    directory: &str,
+    bytes: &Arc<dyn ActionBytes>,
+) -> Result<(), ActionError> {
+    let (writer, reader) = tokio::io::duplex(PIPE_BYTES);
+    let mut writer = SyncIoBridge::new(writer);
+    let packed = Arc::clone(bytes);
+    let packer = tokio::task::spawn_blocking(move || packed.write_tar(&mut writer));
+    let copying = async {
+        tokio::time::timeout(COPY, sandbox.copy_in(directory, reader))
+            .await
+            .unwrap_or_else(|_| Err(SandboxError::Lost(format!("copying {name} took too long"))))
+    };
+    let copied = copying.await;
+    let name = name.to_owned();
+    match packer.await {
+        // The sandbox hung up first: its words are the cause.
+        Ok(Err(cause)) if copied.is_ok() || cause.kind() != std::io::ErrorKind::BrokenPipe => {
+            return Err(ActionError::Pack { name, cause });
+        }
+        Err(panicked) => {
+            let cause = std::io::Error::other(panicked);
+            return Err(ActionError::Pack { name, cause });
+        }
+        Ok(_) => {}
+    }
+    copied.map_err(|cause| ActionError::Copy { name, cause })?;
+    Ok(own(sandbox, options, directory).await?)
+}
+
+/// The manifest of an action by reference, and what messages call its file.
+pub(crate) fn read_manifest(
+    bytes: &dyn ActionBytes,
+    reference: &RepositoryReference,
+) -> Result<(Manifest, String), ActionError> {
+    let inside = |name: &str| match reference.path.as_str() {
+        "" => name.to_owned(),
+        path => format!("{path}/{name}"),
+    };
+    let read = |name: &str| {
+        bytes
+            .read(&inside(name), MAX_MANIFEST)
+            .map_err(|cause| ActionError::Read {
+                name: reference.to_string(),
+                cause,
+            })
+    };
+    for name in MANIFEST_NAMES {
+        if let Some(content) = read(name)? {
+            let file = format!("{}/{}", folder(reference), inside(name));
+            let manifest = Manifest::parse(&file, &String::from_utf8_lossy(&content))?;
+            return Ok((manifest, file));
+        }
+    }
+    if read("Dockerfile")?.is_some() {
+        return Ok((Manifest::dockerfile(), inside("Dockerfile")));
+    }
+    Err(ActionError::NoManifest(reference.to_string()))
+}
+
+/// An action of the workspace as it is there now.
+async fn local<S: Sandbox>(
+    sandbox: &S,
+    workspace: &str,
+    path: &str,
+) -> Result<Arc<Action>, ActionError> {
+    let shown = path.replace('\\', "/");
+    let inside = shown.trim_start_matches("./").trim_end_matches('/');
+    let inside = if inside == "." { "" } else { inside };
+    let directory = format!("{workspace}/{inside}");
+    let directory = directory.trim_end_matches('/').to_owned();
+    let read = async |name: &str| {
+        let file = format!("{directory}/{name}");
+        let read = sandbox.read_file(&file, MAX_MANIFEST);
+        bounded("reading an action's manifest", read).await
+    };
+    let shown = |name: &str| match inside {
+        "" => name.to_owned(),
+        inside => format!("{inside}/{name}"),
+    };
+    let mut found = None;
+    for name in MANIFEST_NAMES {
+        if let Some(content) = read(name).await? {
+            let file = shown(name);
+            let manifest = Manifest::parse(&file, &String::from_utf8_lossy(&content))?;
+            found = Some((manifest, file));
+            break;
+        }
+    }
+    if found.is_none() && read("Dockerfile").await?.is_some() {
+        found = Some((Manifest::dockerfile(), shown("Dockerfile")));
+    }
+    let Some((manifest, file)) = found else {
+        return Err(ActionError::NoLocal(directory));
+    };
+    Ok(Arc::new(Action {
+        name: path.to_owned(),
+        directory,
+        manifest,
+        files: [file].into(),
+        reference: None,
+    }))
+}

@@ -1,0 +1,51 @@
+//! What all steps of a job share and none of them changes.
+
+use jiff::Timestamp;
+
+use super::{
+    Options,
+    actions::Actions,
+    cancel::JobClock,
+    log::StepLog,
+    masking::Masker,
+    matcher::Matchers,
+    reporter::{Event, EventKind, Reporter},
+    request::JobRequest,
+    steps::Programs,
+};
+
+/// The job's surroundings.
+pub(super) struct Shared<'a, S, R> {
+    pub(super) request: &'a JobRequest,
+    pub(super) options: &'a Options,
+    pub(super) sandbox: &'a S,
+    pub(super) reporter: &'a R,
+    pub(super) masker: Masker,
+    pub(super) clock: JobClock,
+    pub(super) programs: Programs,
+    /// Problem matchers that steps added.
+    pub(super) matchers: Matchers,
+    pub(super) actions: Actions,
+    /// Whether debug messages are logged.
+    pub(super) debug: bool,
+}
+
+impl<S, R: Reporter> Shared<'_, S, R> {
+    /// The log of record `number`; files of its annotations are named relative to `workspace`.
+    pub(super) fn log(&self, number: u32, workspace: &str) -> StepLog<'_, R> {
+        StepLog::new(
+            self.reporter,
+            &self.masker,
+            &self.request.job_id,
+            number,
+            self.debug,
+            workspace,
+        )
+    }
+
+    /// Reports what is about the job as a whole.
+    pub(super) async fn report(&self, kind: EventKind<'_>) {
+        let (time, job) = (Timestamp::now(), self.request.job_id.as_str());
+        self.reporter.report(&Event { time, job, kind }).await;
+    }
+}
