@@ -12,9 +12,13 @@ use super::{
 };
 use crate::printable;
 
+mod pace;
 mod pack;
+#[cfg(test)]
+pub(super) mod samples;
 mod source;
 
+pub use pace::{Pace, Paced};
 use source::Source;
 
 /// A tar stream's unit.
@@ -85,6 +89,13 @@ pub enum ArchiveError {
     /// The stream failed.
     #[error("the archive cannot be read: {0}; try again")]
     Read(#[source] io::Error),
+    /// The stream came too slowly.
+    #[error(
+        "the archive comes too slowly: fewer than {} bytes in {:?}; try again, from another source \
+         if need be",
+        .0.bytes, .0.within
+    )]
+    Slow(Pace),
     /// The stream ended in the middle.
     #[error("the archive ends in the middle, after {0} bytes unpacked; try again")]
     Truncated(u64),

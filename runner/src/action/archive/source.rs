@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use flate2::bufread::GzDecoder;
 
-use super::{ArchiveError, Limits};
+use super::{ArchiveError, Limits, pace::TooSlow};
 
 /// Bytes unpacked before their proportion to what came matters.
 const SMALL: u64 = 64 << 20;
@@ -124,6 +124,10 @@ impl<R: Read> Source<R> {
 }
 
 fn failure(error: io::Error, unpacked: u64, limits: Limits) -> ArchiveError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    if let Some(&TooSlow(pace)) = inner {
+        return ArchiveError::Slow(pace);
+    }
     match error.kind() {
         ErrorKind::UnexpectedEof => ArchiveError::Truncated(unpacked),
         ErrorKind::FileTooLarge => ArchiveError::Packed(limits.packed),

@@ -1,100 +1,10 @@
 //! Archives as git writes them, and what is done to them on the way.
 
-use std::{
-    io::{Read, Write},
-    path::Path,
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
-use flate2::{Compression, write::GzEncoder};
-use tar::{EntryType, Header};
+use tar::EntryType;
 
-use super::*;
-
-type Build = fn(&mut Vec<u8>);
-
-fn entry(tar: &mut Vec<u8>, kind: EntryType, path: &str, link: &str, mode: u32, content: &[u8]) {
-    let mut header = Header::new_gnu();
-    header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
-    header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(content.len() as u64);
-    header.set_cksum();
-    tar.extend(header.as_bytes());
-    tar.extend(content);
-    tar.resize(tar.len().next_multiple_of(BLOCK), 0);
-}
-
-fn file(tar: &mut Vec<u8>, path: &str, mode: u32, content: &[u8]) {
-    entry(tar, EntryType::Regular, path, "", mode, content);
-}
-
-fn link(tar: &mut Vec<u8>, path: &str, target: &str) {
-    entry(tar, EntryType::Symlink, path, target, 0o777, b"");
-}
-
-fn commit(tar: &mut Vec<u8>, id: &str) {
-    let record = format!("52 comment={id}\n");
-    entry(
-        tar,
-        EntryType::XGlobalHeader,
-        "pax_global_header",
-        "",
-        0o666,
-        record.as_bytes(),
-    );
-}
-
-fn ended(mut tar: Vec<u8>) -> Vec<u8> {
-    tar.resize(tar.len() + 2 * BLOCK, 0);
-    tar
-}
-
-fn gzip(tar: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(tar).unwrap();
-    encoder.finish().unwrap()
-}
-
-const COMMIT: &str = "302a2aa32bda043133831ea456e78ac769675a8a";
-
-/// An action as GitHub serves it, without an end.
-fn honest() -> Vec<u8> {
-    let mut tar = Vec::new();
-    commit(&mut tar, COMMIT);
-    entry(
-        &mut tar,
-        EntryType::Directory,
-        "o-r-302a2aa/",
-        "",
-        0o775,
-        b"",
-    );
-    file(&mut tar, "o-r-302a2aa/action.yml", 0o664, b"name: honest\n");
-    file(&mut tar, "o-r-302a2aa/run.sh", 0o775, b"echo honest\n");
-    link(&mut tar, "o-r-302a2aa/start", "run.sh");
-    tar
-}
-
-fn expected() -> Expected {
-    let mut tree = TreeBuilder::new();
-    tree.file(b"action.yml", false, Blob::of(b"name: honest\n"))
-        .unwrap();
-    tree.file(b"run.sh", true, Blob::of(b"echo honest\n"))
-        .unwrap();
-    tree.symlink(b"start", b"run.sh").unwrap();
-    let digests = tree.finish(&Submodules::new()).unwrap();
-    Expected {
-        commit: COMMIT.parse().ok(),
-        tree: digests.tree,
-        content: Some(digests.content),
-        submodules: Submodules::new(),
-    }
-}
+use super::{samples::*, *};
 
 fn verified(archive: &[u8]) -> Result<Verified, ArchiveError> {
     verify(
@@ -112,12 +22,6 @@ fn refused(archive: &[u8]) -> String {
     let error = verify(archive, Layout::TopFolder, &expected(), limits, &mut sink).unwrap_err();
     assert!(!sink.ends_with(&[0; 2 * BLOCK]), "the stream was ended");
     error.to_string()
-}
-
-fn added(build: Build) -> String {
-    let mut tar = honest();
-    build(&mut tar);
-    refused(&gzip(&ended(tar)))
 }
 
 #[test]
@@ -153,85 +57,9 @@ fn an_honest_archive_is_verified_and_what_was_packed_anew_verifies_again() {
 
 #[test]
 fn each_change_is_refused_with_words_of_its_own() {
-    let tar = ended(honest());
-    let mut flipped = tar.clone();
-    let at = tar
-        .windows(11)
-        .position(|part| part == b"echo honest")
-        .unwrap();
-    flipped[at] ^= 1;
-    assert!(refused(&flipped).contains("files are git tree"));
-    let mut packed = gzip(&tar);
-    let length = packed.len();
-    packed[length - 6] ^= 1;
-    assert!(refused(&packed).contains("gzip stream is damaged"));
-    let mut header = tar.clone();
-    header[1024 + 2] ^= 1;
-    assert!(refused(&header).contains("check sum"));
-    let mut padding = tar.clone();
-    padding[at + 100] = 1;
-    assert!(refused(&padding).contains("behind the end of a file"));
-
-    let mut mode = Vec::new();
-    commit(&mut mode, COMMIT);
-    file(&mut mode, "t/action.yml", 0o775, b"name: honest\n");
-    file(&mut mode, "t/run.sh", 0o775, b"echo honest\n");
-    link(&mut mode, "t/start", "run.sh");
-    assert!(refused(&ended(mode)).contains("files are git tree"));
-
-    let mut other = Vec::new();
-    commit(&mut other, &"1".repeat(40));
-    assert!(refused(&ended(other)).contains("says that it is commit 1111"));
-
-    for (build, why) in [
-        (
-            (|tar| file(tar, "o-r-302a2aa/more", 0o664, b"x")) as Build,
-            "files are git tree",
-        ),
-        (
-            |tar| file(tar, "o-r-302a2aa/run.sh", 0o664, b"x"),
-            "is there twice",
-        ),
-        (
-            |tar| link(tar, "o-r-302a2aa/out", "../../etc/passwd"),
-            "leads out of the tree",
-        ),
-        (
-            |tar| link(tar, "o-r-302a2aa/out", "/etc/passwd"),
-            "leads to an absolute path",
-        ),
-        (
-            |tar| file(tar, "o-r-302a2aa/../x", 0o664, b""),
-            "leads out with `..`",
-        ),
-        (
-            |tar| file(tar, "o-r-302a2aa//etc/x", 0o664, b""),
-            "absolute path",
-        ),
-        (
-            |tar| file(tar, "/etc/x", 0o664, b""),
-            "outside the archive's top folder",
-        ),
-        (
-            |tar| file(tar, "o-r-302a2aa/start/x", 0o664, b""),
-            "a file and a folder",
-        ),
-        (|tar| file(tar, "o-r-302a2aa/s", 0o4755, b""), "set-user-id"),
-        (
-            |tar| entry(tar, EntryType::Link, "o-r-302a2aa/h", "x", 0o664, b""),
-            "a hard link",
-        ),
-        (
-            |tar| entry(tar, EntryType::Char, "o-r-302a2aa/d", "", 0o664, b""),
-            "a device",
-        ),
-        (
-            |tar| entry(tar, EntryType::Fifo, "o-r-302a2aa/p", "", 0o664, b""),
-            "a named pipe",
-        ),
-    ] {
-        let said = added(build);
-        assert!(said.contains(why), "{why}: {said}");
+    for tampered in tampered() {
+        let said = refused(&tampered.archive);
+        assert!(said.contains(tampered.why), "{}: {said}", tampered.name);
     }
 }
 
@@ -257,27 +85,20 @@ fn a_stream_that_is_cut_anywhere_is_refused() {
 /// Ten gibibytes of zeros, compressed as they are read.
 #[test]
 fn a_bomb_is_cut_off_early() {
-    let mut header = Header::new_gnu();
-    header.as_mut_bytes()[..3].copy_from_slice(b"t/z");
-    header.set_mode(0o644);
-    header.set_size(1 << 30);
-    header.set_cksum();
-    for (start, why) in [
-        (&[][..], "gzip bomb"),
-        (&header.as_bytes()[..], "gzip bomb"),
-    ] {
-        let zeros = io::repeat(0).take(10 << 30);
-        let bomb = flate2::read::GzEncoder::new(start.chain(zeros), Compression::fast());
+    let header = large_file(1 << 30);
+    for start in [&[][..], &header[..]] {
         let layout = Layout::TopFolder;
-        let error = verify(bomb, layout, &expected(), Limits::default(), io::sink());
+        let error = verify(
+            bomb(start),
+            layout,
+            &expected(),
+            Limits::default(),
+            io::sink(),
+        );
         let said = error.unwrap_err().to_string();
-        assert!(said.contains(why), "{said}");
+        assert!(said.contains("gzip bomb"), "{said}");
     }
-    let mut large = Vec::new();
-    header.set_size(10 << 30);
-    header.set_cksum();
-    large.extend(header.as_bytes());
-    assert!(refused(&large).contains("longer than 2147483648 bytes unpacked"));
+    assert!(refused(&large_file(10 << 30)).contains("longer than 2147483648 bytes unpacked"));
 }
 
 #[test]
