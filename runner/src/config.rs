@@ -95,6 +95,12 @@ impl Installation {
         self.state.join("snapshots")
     }
 
+    /// Folder of actions, each under the digest of its content.
+    #[must_use]
+    pub fn actions(&self) -> PathBuf {
+        self.state.join("actions")
+    }
+
     /// Folder of unnamed files of running sandboxes, on the state folder's disk.
     #[must_use]
     pub fn run_folder(&self) -> PathBuf {

@@ -12,4 +12,5 @@ pub mod manifest;
 pub mod reference;
 pub mod rewrite;
 pub mod source;
+pub mod store;
 pub mod tree;
