@@ -15,7 +15,7 @@ use crate::printable;
 mod pace;
 mod pack;
 #[cfg(test)]
-pub(super) mod samples;
+pub(crate) mod samples;
 mod source;
 
 pub use pace::{Pace, Paced};

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::printable;
 
+mod action;
 mod copy;
 mod doctor;
 mod exec;
@@ -114,6 +115,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Expr(expr::ExprArgs),
     Pin(pin::PinArgs),
+    Action(action::ActionArgs),
 }
 
 /// Parses the command line, runs the command, reports its failure on stderr.
@@ -142,6 +144,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Expr(args) => expr::expr(&args),
         Command::Pin(args) => pin::pin(&args),
+        Command::Action(args) => action::action(&args),
     };
     match result {
         Ok(exit) => exit.into(),

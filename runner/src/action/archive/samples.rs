@@ -7,9 +7,9 @@ use tar::{EntryType, Header};
 
 use super::*;
 
-pub(in crate::action) type Build = fn(&mut Vec<u8>);
+pub(crate) type Build = fn(&mut Vec<u8>);
 
-pub(in crate::action) fn entry(
+pub(crate) fn entry(
     tar: &mut Vec<u8>,
     kind: EntryType,
     path: &str,
@@ -32,15 +32,15 @@ pub(in crate::action) fn entry(
     tar.resize(tar.len().next_multiple_of(BLOCK), 0);
 }
 
-pub(in crate::action) fn file(tar: &mut Vec<u8>, path: &str, mode: u32, content: &[u8]) {
+pub(crate) fn file(tar: &mut Vec<u8>, path: &str, mode: u32, content: &[u8]) {
     entry(tar, EntryType::Regular, path, "", mode, content);
 }
 
-pub(in crate::action) fn link(tar: &mut Vec<u8>, path: &str, target: &str) {
+pub(crate) fn link(tar: &mut Vec<u8>, path: &str, target: &str) {
     entry(tar, EntryType::Symlink, path, target, 0o777, b"");
 }
 
-pub(in crate::action) fn commit(tar: &mut Vec<u8>, id: &str) {
+pub(crate) fn commit(tar: &mut Vec<u8>, id: &str) {
     let record = format!("52 comment={id}\n");
     entry(
         tar,
@@ -52,21 +52,21 @@ pub(in crate::action) fn commit(tar: &mut Vec<u8>, id: &str) {
     );
 }
 
-pub(in crate::action) fn ended(mut tar: Vec<u8>) -> Vec<u8> {
+pub(crate) fn ended(mut tar: Vec<u8>) -> Vec<u8> {
     tar.resize(tar.len() + 2 * BLOCK, 0);
     tar
 }
 
-pub(in crate::action) fn gzip(tar: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(tar: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(tar).unwrap();
     encoder.finish().unwrap()
 }
 
-pub(in crate::action) const COMMIT: &str = "302a2aa32bda043133831ea456e78ac769675a8a";
+pub(crate) const COMMIT: &str = "302a2aa32bda043133831ea456e78ac769675a8a";
 
 /// An action as GitHub serves it, without an end.
-pub(in crate::action) fn honest() -> Vec<u8> {
+pub(crate) fn honest() -> Vec<u8> {
     let mut tar = Vec::new();
     commit(&mut tar, COMMIT);
     entry(
@@ -83,7 +83,7 @@ pub(in crate::action) fn honest() -> Vec<u8> {
     tar
 }
 
-pub(in crate::action) fn expected() -> Expected {
+pub(crate) fn expected() -> Expected {
     let mut tree = TreeBuilder::new();
     tree.file(b"action.yml", false, Blob::of(b"name: honest\n"))
         .unwrap();
@@ -100,15 +100,15 @@ pub(in crate::action) fn expected() -> Expected {
 }
 
 /// An archive that is not what it says.
-pub(in crate::action) struct Tampered {
-    pub(in crate::action) name: &'static str,
-    pub(in crate::action) archive: Vec<u8>,
+pub(crate) struct Tampered {
+    pub(crate) name: &'static str,
+    pub(crate) archive: Vec<u8>,
     /// Part of the message that refuses it.
-    pub(in crate::action) why: &'static str,
+    pub(crate) why: &'static str,
 }
 
 /// All that is done to archives, but for what no buffer holds.
-pub(in crate::action) fn tampered() -> Vec<Tampered> {
+pub(crate) fn tampered() -> Vec<Tampered> {
     let mut all = changed_bytes();
     all.extend(other_entries());
     all
@@ -245,7 +245,7 @@ fn other_entries() -> impl Iterator<Item = Tampered> {
 }
 
 /// The header of a file that is not there.
-pub(in crate::action) fn large_file(size: u64) -> Vec<u8> {
+pub(crate) fn large_file(size: u64) -> Vec<u8> {
     let mut header = Header::new_gnu();
     header.as_mut_bytes()[..13].copy_from_slice(b"o-r-302a2aa/z");
     header.set_mode(0o644);
@@ -255,7 +255,7 @@ pub(in crate::action) fn large_file(size: u64) -> Vec<u8> {
 }
 
 /// Ten gibibytes of zeros after a start, compressed as they are read.
-pub(in crate::action) fn bomb(start: &[u8]) -> impl Read {
+pub(crate) fn bomb(start: &[u8]) -> impl Read {
     let zeros = io::repeat(0).take(10 << 30);
     flate2::read::GzEncoder::new(start.chain(zeros), Compression::fast())
 }
