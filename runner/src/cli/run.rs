@@ -173,7 +173,7 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
 
     // From here on a machine is needed; a wrong workflow was told before one was asked for.
     kvm::ensure(mode)?;
-    if !findings.diagnostics.is_empty() {
+    if !findings.is_empty() {
         eprint!("{findings}");
     }
     for submodule in checkout.submodules() {
@@ -195,7 +195,8 @@ async fn jobs(
     let launcher = interrupts
         .guard(args.machine.launcher(installation))
         .await?;
-    let output = Arc::new(Output::new(args.json, selected.len() > 1));
+    let several = selected.len() > 1 || plan.jobs().any(|job| job.call.is_some());
+    let output = Arc::new(Output::new(args.json, several));
     let runner = Arc::new(JobRunner::new(
         launcher,
         checkout,

@@ -80,7 +80,32 @@ fn unknown(name: &str, declared: &[Input]) -> InputError {
     InputError::Unknown { name, help }
 }
 
-fn default(input: &Input, contexts: &Object) -> Result<Value, InputError> {
+/// The value of an input of a called workflow. Unlike what a person gives, it has the type already.
+///
+/// # Errors
+/// [`InputError::Type`] if it is of another type.
+pub(super) fn given(input: &Input, value: &Value) -> Result<Value, InputError> {
+    let expected = match (input.kind, value) {
+        (InputType::Boolean, Value::Bool(_)) | (InputType::Number, Value::Number(_)) => {
+            return Ok(value.clone());
+        }
+        (InputType::Boolean, _) => "true or false",
+        (InputType::Number, _) => "a number",
+        (_, Value::Array(_) | Value::Object(_)) => "text",
+        _ => return Ok(Value::string(to_text(value))),
+    };
+    Err(InputError::Type {
+        name: input.name.clone(),
+        expected: expected.to_owned(),
+        found: to_text(value),
+    })
+}
+
+/// The value of an input that is not given.
+///
+/// # Errors
+/// [`InputError`] if it is required, or its default does not fit.
+pub(super) fn default(input: &Input, contexts: &Object) -> Result<Value, InputError> {
     if let Some(token) = &input.default {
         let value = evaluate(token, &Names::everything(), &Scope::new(contexts));
         let value = value.map_err(|source| InputError::Default {

@@ -10,7 +10,6 @@ use super::model::{self, Workflow};
 use super::source::{MAX_FILE_BYTES, Place, Source};
 use super::token::TemplateToken;
 use super::{check, plan, request, schema, yaml};
-use crate::action::bytes::{ActionSource, NoActions};
 use crate::job::request::StepRequest;
 
 /// A workflow that may be run.
@@ -29,49 +28,24 @@ pub struct Findings {
     pub source: Source,
     /// The findings, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
+    /// What was found in the workflows that it calls, directly or not.
+    pub called: Vec<Findings>,
 }
 
 impl Findings {
     /// How many errors there are.
     pub fn errors(&self) -> usize {
-        self.diagnostics
+        let own = self
+            .diagnostics
             .iter()
             .filter(|finding| finding.severity == Severity::Error)
-            .count()
-    }
-}
-
-impl Loaded {
-    /// The workflow, if all of it can be run here.
-    ///
-    /// # Errors
-    /// [`LoadError::Rejected`] with all that cannot, by name and place.
-    pub fn runnable(self) -> Result<Self, LoadError> {
-        self.runnable_with(&NoActions, None)
+            .count();
+        own + self.called.iter().map(Findings::errors).sum::<usize>()
     }
 
-    /// The same with actions of a source, and those of the checkout in `root`.
-    ///
-    /// # Errors
-    /// [`LoadError::Rejected`] with all that cannot, by name and place.
-    pub fn runnable_with(
-        mut self,
-        source: &dyn ActionSource,
-        root: Option<&Path>,
-    ) -> Result<Self, LoadError> {
-        let mut refused = super::unsupported(&self.workflow);
-        refused.extend(super::actions::refused(&self.workflow, source, root));
-        if refused.is_empty() {
-            return Ok(self);
-        }
-        self.findings.diagnostics.extend(refused);
-        self.findings
-            .diagnostics
-            .sort_by_key(|finding| finding.place);
-        bound(&mut self.findings.diagnostics);
-        Err(LoadError::Rejected {
-            findings: Box::new(self.findings),
-        })
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.diagnostics.is_empty() && self.called.iter().all(Findings::is_empty)
     }
 }
 
@@ -80,7 +54,7 @@ impl fmt::Display for Findings {
         for diagnostic in &self.diagnostics {
             writeln!(f, "{}", diagnostic.render(&self.source))?;
         }
-        Ok(())
+        self.called.iter().try_for_each(|called| called.fmt(f))
     }
 }
 
@@ -114,8 +88,13 @@ fn summary(findings: &Findings) -> String {
 
 /// Reads a workflow file.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    load_as(path, path)
+}
+
+/// Reads a workflow file that messages call by another path.
+pub(super) fn load_as(path: &Path, shown: &Path) -> Result<Loaded, LoadError> {
     let failed = |source| LoadError::Read {
-        path: path.to_owned(),
+        path: shown.to_owned(),
         source,
     };
     let file = File::open(path).map_err(failed)?;
@@ -125,7 +104,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     match String::from_utf8(bytes) {
-        Ok(text) => parse(Source::new(path, text)),
+        Ok(text) => parse(Source::new(shown, text)),
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
@@ -137,7 +116,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
             let message =
                 format!("the file is not UTF-8: line {line} has a byte that does not belong");
             let findings = vec![Diagnostic::file(message, "save the file as UTF-8")];
-            Err(rejected(Source::new(path, text), findings))
+            Err(rejected(Source::new(shown, text), findings))
         }
     }
 }
@@ -157,6 +136,7 @@ pub fn parse(source: Source) -> Result<Loaded, LoadError> {
     let findings = Findings {
         source,
         diagnostics: findings,
+        called: Vec::new(),
     };
     if findings.errors() > 0 {
         return Err(LoadError::Rejected {
@@ -214,7 +194,7 @@ fn tokens(
 }
 
 /// Keeps what a person can read: the first findings, errors before others if there are too many.
-fn bound(findings: &mut Vec<Diagnostic>) {
+pub(super) fn bound(findings: &mut Vec<Diagnostic>) {
     let all = findings.len();
     if all <= check::MAX_FINDINGS {
         return;
@@ -232,6 +212,7 @@ pub(super) fn rejected(source: Source, diagnostics: Vec<Diagnostic>) -> LoadErro
         findings: Box::new(Findings {
             source,
             diagnostics,
+            called: Vec::new(),
         }),
     }
 }

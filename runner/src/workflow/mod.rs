@@ -5,6 +5,7 @@
 //! ```
 
 mod actions;
+mod calls;
 mod check;
 pub mod diagnostic;
 pub mod evaluate;

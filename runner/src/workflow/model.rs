@@ -8,8 +8,9 @@ mod steps;
 use super::diagnostic::Diagnostic;
 use super::source::Place;
 use super::token::{Position, TemplateToken};
-use super::triggers::{self, Input, Trigger};
+use super::triggers::{self, CallOutput, CallSecret, Input, Trigger};
 use crate::job::request::StepAction;
+use std::sync::Arc;
 
 /// A workflow.
 #[derive(Clone, Debug)]
@@ -26,6 +27,10 @@ pub struct Workflow {
     pub dispatch_inputs: Vec<Input>,
     /// The inputs of `workflow_call`.
     pub call_inputs: Vec<Input>,
+    /// The secrets of `workflow_call`.
+    pub call_secrets: Vec<CallSecret>,
+    /// The outputs of `workflow_call`.
+    pub call_outputs: Vec<CallOutput>,
     /// `env`.
     pub env: Option<TemplateToken>,
     /// `defaults`.
@@ -65,10 +70,23 @@ pub struct Job {
     pub services: Option<TemplateToken>,
     /// `environment`.
     pub environment: Option<TemplateToken>,
-    /// `uses`: the reusable workflow that the job calls instead of having steps.
-    pub uses: Option<TemplateToken>,
+    /// The reusable workflow that the job calls instead of having steps.
+    pub call: Option<Call>,
     /// `steps`, those of parallel groups one after the other.
     pub steps: Vec<Step>,
+}
+
+/// The call of a reusable workflow.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// `uses`.
+    pub uses: TemplateToken,
+    /// `with`.
+    pub with: Option<TemplateToken>,
+    /// `secrets`: a mapping, or the word `inherit`.
+    pub secrets: Option<TemplateToken>,
+    /// What is called, once it was read from the checkout.
+    pub workflow: Option<Arc<Workflow>>,
 }
 
 /// A step.
@@ -142,6 +160,8 @@ pub(super) fn build(path: &str, root: &TemplateToken, findings: &mut Vec<Diagnos
         triggers: triggers::triggers(root),
         dispatch_inputs: triggers::inputs(root, "workflow_dispatch"),
         call_inputs: triggers::inputs(root, "workflow_call"),
+        call_secrets: triggers::call_secrets(root),
+        call_outputs: triggers::call_outputs(root),
         env: value(root, "env"),
         defaults: value(root, "defaults"),
         jobs,

@@ -5,11 +5,13 @@
 //! evaluates (a job's `if`, `name`, `strategy`, `timeout-minutes`, `continue-on-error`) and leaves
 //! to the executor what the runner evaluates.
 
+mod call;
 mod error;
 mod outcome;
 mod prepare;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use secrecy::SecretString;
 
@@ -58,6 +60,8 @@ pub struct PreparedJob {
     pub max_parallel: Option<usize>,
     /// One for each combination; one if there is no matrix.
     pub runs: Vec<JobRun>,
+    /// The same for a job that calls a workflow, which has no runs of its own.
+    pub calls: Vec<Plan>,
 }
 
 /// One combination of a job.
@@ -74,8 +78,10 @@ pub struct JobRun {
 /// A workflow that is being run.
 #[derive(Debug)]
 pub struct Plan {
-    workflow: Workflow,
+    workflow: Arc<Workflow>,
     inputs: RunInputs,
+    /// What the names of its jobs begin with: `CALLER / ` for a called workflow.
+    prefix: String,
     /// Identity of the run.
     pub(super) run_id: String,
     /// Indices of jobs, each after all that it needs.
@@ -85,13 +91,23 @@ pub struct Plan {
 impl Plan {
     /// Plans a run. The workflow was checked: every needed job exists and none wait for each other.
     pub fn new(workflow: Workflow, inputs: RunInputs) -> Self {
+        Self::shared(Arc::new(workflow), inputs)
+    }
+
+    fn shared(workflow: Arc<Workflow>, inputs: RunInputs) -> Self {
         let order = order(&workflow.jobs);
         Self {
             workflow,
             inputs,
+            prefix: String::new(),
             run_id: uuid::Uuid::new_v4().to_string(),
             order,
         }
+    }
+
+    /// The name of a job that people see while its own is not known.
+    pub fn display_id(&self, id: &str) -> String {
+        format!("{}{id}", self.prefix)
     }
 
     /// The workflow.

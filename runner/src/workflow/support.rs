@@ -6,20 +6,12 @@ use super::model::{Action, Job, Step, Workflow, place_of};
 use super::request::step_request;
 use crate::job::{request::JobRequest, request::StepAction, unsupported as refused};
 
-/// All that the executor would refuse.
+/// All that the executor would refuse in a file; what its jobs call is looked at where that is read.
 pub fn unsupported(workflow: &Workflow) -> Vec<Diagnostic> {
     let mut findings = Vec::new();
     for job in &workflow.jobs {
         findings.extend(containers(job));
         findings.extend(job.steps.iter().filter_map(step));
-        if let Some(uses) = &job.uses {
-            let text = uses.as_str().unwrap_or_default();
-            findings.push(Diagnostic::error(
-                place_of(uses),
-                format!("the reusable workflow `{text}` cannot be run yet"),
-                "copy its jobs into this file",
-            ));
-        }
     }
     findings
 }

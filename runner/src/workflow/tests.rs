@@ -1,6 +1,7 @@
 //! Whole workflow files: plans, job requests and diagnostics.
 
 mod broken;
+mod calls;
 mod limits;
 mod matrices;
 mod needs;

@@ -124,6 +124,61 @@ pub(super) fn inputs(root: &TemplateToken, event: &str) -> Vec<Input> {
     entries.filter_map(input).collect()
 }
 
+/// A secret of `workflow_call`.
+#[derive(Clone, Debug)]
+pub struct CallSecret {
+    /// Its name.
+    pub name: String,
+    /// Whether a caller must name it.
+    pub required: bool,
+}
+
+/// An output of `workflow_call`.
+#[derive(Clone, Debug)]
+pub struct CallOutput {
+    /// Its name.
+    pub name: String,
+    /// What it is, made of the outputs of jobs.
+    pub value: TemplateToken,
+}
+
+/// The secrets of `workflow_call`.
+pub(super) fn call_secrets(root: &TemplateToken) -> Vec<CallSecret> {
+    let secret = |(name, secret): &(TemplateToken, TemplateToken)| {
+        let required = secret.get("required").map(|token| &token.kind);
+        Some(CallSecret {
+            name: name.as_str()?.to_owned(),
+            required: required == Some(&TokenKind::Bool(true)),
+        })
+    };
+    call_entries(root, "secrets")
+        .iter()
+        .filter_map(secret)
+        .collect()
+}
+
+/// The outputs of `workflow_call`.
+pub(super) fn call_outputs(root: &TemplateToken) -> Vec<CallOutput> {
+    let output = |(name, output): &(TemplateToken, TemplateToken)| {
+        Some(CallOutput {
+            name: name.as_str()?.to_owned(),
+            value: output.get("value")?.clone(),
+        })
+    };
+    call_entries(root, "outputs")
+        .iter()
+        .filter_map(output)
+        .collect()
+}
+
+fn call_entries<'a>(root: &'a TemplateToken, key: &str) -> &'a [(TemplateToken, TemplateToken)] {
+    root.get("on")
+        .and_then(|on| on.get("workflow_call"))
+        .and_then(|call| call.get(key))
+        .and_then(TemplateToken::as_mapping)
+        .unwrap_or_default()
+}
+
 /// What the schema cannot say about `on`: schedules, and inputs whose parts do not fit.
 pub(super) fn check(root: &TemplateToken, findings: &mut Vec<Diagnostic>) {
     let Some(on) = root.get("on") else { return };

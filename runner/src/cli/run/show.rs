@@ -19,21 +19,71 @@ pub fn list(plan: &Plan, selected: &[String], json: bool) {
     for job in chosen(plan, selected) {
         if json {
             println!("{}", json_job(job));
-            continue;
+        } else {
+            list_job(job, "");
         }
-        let needs = match job.needs.as_slice() {
-            [] => String::new(),
-            needs => format!(" (needs {})", needs.join(", ")),
-        };
-        println!("{}{needs}", job.id);
     }
+}
+
+/// A job, and those of the workflow that it calls.
+fn list_job(job: &Job, prefix: &str) {
+    let needs = match job.needs.as_slice() {
+        [] => String::new(),
+        needs => format!(" (needs {})", needs.join(", ")),
+    };
+    println!("{prefix}{}{needs}", job.id);
+    let prefix = format!("{prefix}{} / ", job.id);
+    for called in called(job) {
+        list_job(called, &prefix);
+    }
+}
+
+/// The jobs of the workflow that a job calls.
+fn called(job: &Job) -> &[Job] {
+    let call = job.call.as_ref().and_then(|call| call.workflow.as_ref());
+    call.map_or(&[], |workflow| &workflow.jobs)
 }
 
 /// The jobs by stage: those of a stage may run at the same time.
 pub fn graph(plan: &Plan, selected: &[String], json: bool) {
+    let stages = stages(chosen(plan, selected));
+    for (number, jobs) in stages.iter().enumerate() {
+        if json {
+            let jobs: Vec<Json> = jobs.iter().map(|job| json_job(job)).collect();
+            println!("{}", json!({"stage": number + 1, "jobs": jobs}));
+            continue;
+        }
+        graph_stage(number, jobs, "");
+    }
+}
+
+/// A stage, with the stages of what its jobs call under them.
+fn graph_stage(number: usize, jobs: &[&Job], indent: &str) {
+    println!("{indent}stage {}", number + 1);
+    for job in jobs {
+        let arrow = if job.needs.is_empty() { "" } else { " <- " };
+        println!("{indent}  {}{arrow}{}", job.id, job.needs.join(", "));
+        let indent = format!("{indent}    ");
+        for (number, jobs) in stages(in_order(called(job))).iter().enumerate() {
+            graph_stage(number, jobs, &indent);
+        }
+    }
+}
+
+/// Jobs, each after those that it needs, which the check of the file made possible.
+fn in_order(jobs: &[Job]) -> impl Iterator<Item = &Job> {
+    let mut open: Vec<&Job> = jobs.iter().collect();
+    std::iter::from_fn(move || {
+        let waits = |job: &&Job| open.iter().any(|other| job.needs.contains(&other.id));
+        let next = open.iter().position(|job| !waits(job))?;
+        Some(open.remove(next))
+    })
+}
+
+fn stages<'a>(jobs: impl Iterator<Item = &'a Job>) -> Vec<Vec<&'a Job>> {
     let mut stage_of: BTreeMap<&str, usize> = BTreeMap::new();
     let mut stages: Vec<Vec<&Job>> = Vec::new();
-    for job in chosen(plan, selected) {
+    for job in jobs {
         let before = job
             .needs
             .iter()
@@ -45,18 +95,7 @@ pub fn graph(plan: &Plan, selected: &[String], json: bool) {
         }
         stages[stage].push(job);
     }
-    for (number, jobs) in stages.iter().enumerate() {
-        if json {
-            let jobs: Vec<Json> = jobs.iter().map(|job| json_job(job)).collect();
-            println!("{}", json!({"stage": number + 1, "jobs": jobs}));
-            continue;
-        }
-        println!("stage {}", number + 1);
-        for job in jobs {
-            let arrow = if job.needs.is_empty() { "" } else { " <- " };
-            println!("  {}{arrow}{}", job.id, job.needs.join(", "));
-        }
-    }
+    stages
 }
 
 /// What would be run if all that can be known now held: jobs that others need are taken to succeed.
@@ -69,21 +108,32 @@ pub fn dry_run(plan: &Plan, selected: &[String], json: bool) {
                 for run in &prepared.runs {
                     show_run(&run.request, json);
                 }
+                for called in &prepared.calls {
+                    let all: Vec<String> = called.jobs().map(|job| job.id.clone()).collect();
+                    dry_run(called, &all, json);
+                }
             }
             Ok(Prepared::Skipped) => {
                 result = JobResult::Skipped;
-                show_decision(job, "skipped", "its condition does not hold", json);
+                show_decision(
+                    &plan.display_id(&job.id),
+                    "skipped",
+                    "its condition does not hold",
+                    json,
+                );
             }
             // What a needed job hands on is not there before it ran.
             Err(error) if !job.needs.is_empty() => {
                 show_decision(
-                    job,
+                    &plan.display_id(&job.id),
                     "later",
                     &format!("decided when {} ended: {error}", job.needs.join(", ")),
                     json,
                 );
             }
-            Err(error) => show_decision(job, "error", &error.to_string(), json),
+            Err(error) => {
+                show_decision(&plan.display_id(&job.id), "error", &error.to_string(), json);
+            }
         }
         let outputs = Object::new();
         outcomes.insert(job.id.clone(), JobOutcome { result, outputs });
@@ -95,17 +145,21 @@ fn chosen<'a>(plan: &'a Plan, selected: &'a [String]) -> impl Iterator<Item = &'
 }
 
 fn json_job(job: &Job) -> Json {
-    json!({"id": job.id, "needs": job.needs, "if": job.condition, "matrix": job.strategy.is_some()})
+    let mut shown = json!({
+        "id": job.id, "needs": job.needs, "if": job.condition, "matrix": job.strategy.is_some(),
+    });
+    if let Some(call) = &job.call {
+        shown["uses"] = call.uses.as_str().into();
+        shown["jobs"] = called(job).iter().map(json_job).collect();
+    }
+    shown
 }
 
-fn show_decision(job: &Job, decision: &str, why: &str, json: bool) {
+fn show_decision(job: &str, decision: &str, why: &str, json: bool) {
     if json {
-        println!(
-            "{}",
-            json!({"job": job.id, "decision": decision, "why": why})
-        );
+        println!("{}", json!({"job": job, "decision": decision, "why": why}));
     } else {
-        println!("{}: {decision} ({why})", job.id);
+        println!("{job}: {decision} ({why})");
     }
 }
 

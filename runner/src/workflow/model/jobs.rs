@@ -2,8 +2,17 @@
 
 use super::super::source::Place;
 use super::super::token::{TemplateToken, TokenKind};
-use super::{Builder, Job, condition, place_of, value};
+use super::{Builder, Call, Job, condition, place_of, value};
 use crate::expression::is_name;
+
+fn call(job: &TemplateToken) -> Option<Call> {
+    Some(Call {
+        uses: value(job, "uses")?,
+        with: value(job, "with"),
+        secrets: value(job, "secrets"),
+        workflow: None,
+    })
+}
 
 impl Builder<'_> {
     pub(super) fn jobs(&mut self, root: &TemplateToken) -> Vec<Job> {
@@ -52,7 +61,7 @@ impl Builder<'_> {
             container: value(job, "container"),
             services: value(job, "services"),
             environment: value(job, "environment"),
-            uses: value(job, "uses"),
+            call: call(job),
         })
     }
 

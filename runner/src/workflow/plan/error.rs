@@ -1,6 +1,7 @@
 //! Why a job cannot be prepared.
 
 use super::super::evaluate::EvaluateError;
+use super::super::inputs::InputError;
 use super::super::matrix::MatrixError;
 use crate::expression::ExpressionError;
 
@@ -39,6 +40,34 @@ pub enum PrepareError {
         job: String,
         /// What is wrong.
         source: ExpressionError,
+    },
+    /// An input of a called workflow does not fit.
+    #[error("{place}: the job `{job}` calls a workflow: {source}")]
+    Input {
+        /// File, line and column.
+        place: String,
+        /// The job.
+        job: String,
+        /// What is wrong.
+        source: Box<InputError>,
+    },
+    /// A called workflow was not read.
+    #[error("{path}: what the job `{job}` calls was not read from the checkout")]
+    Unresolved {
+        /// The workflow file.
+        path: String,
+        /// The job.
+        job: String,
+    },
+    /// An output of a called workflow failed.
+    #[error("{path}: the output `{name}` of the workflow: {source}")]
+    Output {
+        /// The workflow file.
+        path: String,
+        /// The output.
+        name: String,
+        /// What is wrong.
+        source: Box<EvaluateError>,
     },
     /// The matrix makes no jobs.
     #[error("{path}: the matrix of the job `{job}`: {source}")]

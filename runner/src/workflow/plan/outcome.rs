@@ -14,13 +14,13 @@ pub struct JobOutcome {
     pub outputs: Object,
 }
 
-/// The result of a job.
+/// The result of a job. Of several the greatest is that of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum JobResult {
-    /// All well.
-    Success,
     /// It did not run.
     Skipped,
+    /// All well.
+    Success,
     /// It was cancelled.
     Cancelled,
     /// A step failed.

@@ -42,7 +42,7 @@ impl Preparing<'_> {
             .get("max-parallel")
             .map(|v| self.max_parallel(v))
             .transpose()?;
-        let mut runs = Vec::with_capacity(combinations.len());
+        let (mut runs, mut calls) = (Vec::new(), Vec::new());
         let total = combinations.len();
         for (index, matrix) in combinations.into_iter().enumerate() {
             if !self.is_wanted(matrix.as_ref()) {
@@ -53,15 +53,19 @@ impl Preparing<'_> {
                 strategy_context(fail_fast, max_parallel, index, total),
             );
             contexts.insert("matrix", matrix.map_or(Value::Null, Value::from));
-            runs.push(self.run(&contexts)?);
+            match &self.job.call {
+                Some(call) => calls.push(self.call(call, &contexts)?),
+                None => runs.push(self.run(&contexts)?),
+            }
         }
-        if runs.is_empty() {
+        if runs.is_empty() && calls.is_empty() {
             return Ok(Prepared::Skipped);
         }
         Ok(Prepared::Run(PreparedJob {
             fail_fast,
             max_parallel,
             runs,
+            calls,
         }))
     }
 
@@ -141,8 +145,7 @@ impl Preparing<'_> {
     }
 
     fn run(&self, contexts: &Object) -> Result<JobRun, PrepareError> {
-        let name = self.evaluate(self.job.name.as_ref(), "name", contexts)?;
-        let name = self.display_name(name.as_ref(), contexts.get("matrix"));
+        let name = self.full_name(contexts)?;
         let continue_on_error = self.evaluate(
             self.job.continue_on_error.as_ref(),
             "continue-on-error",
@@ -174,7 +177,14 @@ impl Preparing<'_> {
         })
     }
 
-    /// The name people see: that of the job, with the values of its combination unless the name was
+    /// The name people see, with those of the jobs that call this workflow before it.
+    pub(super) fn full_name(&self, contexts: &Object) -> Result<String, PrepareError> {
+        let name = self.evaluate(self.job.name.as_ref(), "name", contexts)?;
+        let name = self.display_name(name.as_ref(), contexts.get("matrix"));
+        Ok(self.plan.display_id(&name))
+    }
+
+    /// The name of the job: that of the job, with the values of its combination unless the name was
     /// made by an expression.
     fn display_name(&self, name: Option<&Value>, matrix: Option<&Value>) -> String {
         let computed = self
@@ -207,7 +217,7 @@ impl Preparing<'_> {
         Err(self.value_error("max-parallel", "a number of at least 1", value))
     }
 
-    fn evaluate(
+    pub(super) fn evaluate(
         &self,
         token: Option<&TemplateToken>,
         key: &'static str,
