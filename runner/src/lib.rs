@@ -11,5 +11,6 @@ pub mod config;
 pub mod expression;
 pub mod job;
 mod printable;
+pub mod results;
 pub mod sandbox;
 pub mod workflow;
