@@ -289,7 +289,7 @@ impl RepositoryCache {
         let file = File::open(self.path(named, "json")).ok()?;
         let read = serde_json::from_reader(io::Read::take(file, MAX_DESCRIPTION));
         read.ok()
-            .filter(|found: &Description| self::stem(&found.name) == stem)
+            .filter(|found: &Description| stem(&found.name) == named)
     }
 
     fn lock(&self) -> Result<File, CacheError> {
