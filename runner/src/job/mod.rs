@@ -63,4 +63,4 @@ pub use cancel::{Cancellation, Canceller, cancellation};
 pub(crate) use steps::docker as docker_refused;
 
 pub use executor::{execute, unsupported};
-pub use options::{NodeVersion, Options};
+pub use options::{NodeVersion, Options, Services};

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use crate::action::bytes::{ActionSource, NoActions};
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::layout::WORK;
 
 /// Time that a cancelled job has to end by itself (`always()` steps included), as at GitHub.
@@ -43,6 +45,31 @@ pub struct Options {
     pub actions: Arc<dyn ActionSource>,
     /// Whether debug messages are logged, whatever the job says.
     pub debug: bool,
+    /// Services for actions, where the machine has any.
+    pub services: Option<Services>,
+}
+
+/// How actions reach the caches and artifacts of their job.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// Address in the sandbox, with a slash at its end.
+    pub address: String,
+    /// The token of this job.
+    pub token: SecretString,
+}
+
+impl Services {
+    /// Variables of an action's process. As at GitHub, `run:` steps have none of them.
+    pub(super) fn environment(&self) -> [(String, String); 5] {
+        [
+            ("ACTIONS_RUNTIME_URL", self.address.as_str()),
+            ("ACTIONS_RUNTIME_TOKEN", self.token.expose_secret()),
+            ("ACTIONS_RESULTS_URL", &self.address),
+            ("ACTIONS_CACHE_URL", &self.address),
+            ("ACTIONS_CACHE_SERVICE_V2", "True"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    }
 }
 
 impl std::fmt::Debug for Options {
@@ -84,6 +111,7 @@ impl Options {
             node: Vec::new(),
             actions: Arc::new(NoActions),
             debug: false,
+            services: None,
         }
     }
 }

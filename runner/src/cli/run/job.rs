@@ -1,7 +1,7 @@
 //! One job: a sandbox restored for it, the checkout copied in, its steps executed, the sandbox
 //! destroyed.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio_util::io::SyncIoBridge;
 
@@ -12,9 +12,14 @@ use crate::{
     cli::machine::Launcher,
     expression::value::Object,
     job::{
-        self, Cancellation, NodeVersion, Options,
+        self, Cancellation, NodeVersion, Options, Services,
         layout::{Layout, WORK},
         outcome::{Conclusion, JobOutcome},
+        request::JobRequest,
+    },
+    results::{
+        http::{self, Server},
+        service::{JobService, RunServices},
     },
     sandbox::{
         SandboxError,
@@ -36,6 +41,7 @@ pub struct JobRunner {
     env: Vec<(String, String)>,
     /// Where actions by reference are found.
     actions: Arc<dyn ActionSource>,
+    services: Arc<RunServices>,
     /// Where events go.
     pub output: Arc<Output>,
 }
@@ -74,6 +80,7 @@ impl JobRunner {
         checkout: Checkout,
         env: Vec<(String, String)>,
         actions: Arc<dyn ActionSource>,
+        services: RunServices,
         output: Arc<Output>,
     ) -> Self {
         Self {
@@ -81,6 +88,7 @@ impl JobRunner {
             checkout: Arc::new(checkout),
             env,
             actions,
+            services: Arc::new(services),
             output,
         }
     }
@@ -115,7 +123,17 @@ impl JobRunner {
                 return (outcome(Conclusion::Failure), Some(error));
             }
         };
-        let options = self.options(run);
+        let (services, _server) = match self.serve(run, &sandbox) {
+            Ok((services, server)) => (Some(services), Some(server)),
+            Err(error) => {
+                tracing::warn!(%error, "this job has no caches and no artifacts");
+                (None, None)
+            }
+        };
+        let options = Options {
+            services,
+            ..self.options(run)
+        };
         let done = job::execute(
             &run.request,
             &options,
@@ -142,6 +160,17 @@ impl JobRunner {
         self.copy_checkout(&sandbox, &Layout::new(WORK, repository).workspace)
             .await?;
         Ok(sandbox)
+    }
+
+    /// Answers what actions of this job ask for, until the server is dropped.
+    fn serve(&self, run: &JobRun, sandbox: &MicroVm) -> io::Result<(Services, Server)> {
+        let service = JobService::new(Arc::clone(&self.services), cache_scopes(&run.request))?;
+        let services = Services {
+            address: JobService::address(),
+            token: service.token(),
+        };
+        let serving = http::serve(sandbox.agent().clone(), Arc::new(service));
+        Ok((services, Server::start(serving)))
     }
 
     async fn copy_checkout(&self, sandbox: &MicroVm, workspace: &str) -> Result<(), RunJobError> {
@@ -184,6 +213,30 @@ impl JobRunner {
         options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
         options
     }
+}
+
+/// References whose caches a job may read, its own first: as at GitHub also those of the branch that
+/// a pull request goes to, and of the default branch.
+fn cache_scopes(request: &JobRequest) -> Vec<String> {
+    let github = request.context_data.get("github");
+    let github = github.and_then(|github| github.as_object());
+    let text = |object: Option<&Object>, key: &str| {
+        let value = object.and_then(|object| object.get(key)?.as_str());
+        value.unwrap_or_default().to_owned()
+    };
+    let event = github.and_then(|github| github.get("event")?.as_object());
+    let repository = event.and_then(|event| event.get("repository")?.as_object());
+    let mut scopes = vec![text(github, "ref")];
+    for branch in [
+        text(github, "base_ref"),
+        text(repository, "default_branch"),
+    ] {
+        let scope = format!("refs/heads/{branch}");
+        if !branch.is_empty() && !scopes.contains(&scope) {
+            scopes.push(scope);
+        }
+    }
+    scopes
 }
 
 /// Destroys the sandbox of a job; tells how the machine ended if it ended under the job.

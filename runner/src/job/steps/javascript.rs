@@ -53,11 +53,13 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
     let program = program(run.shared.options, node.major, forced, &action.name)?;
     let env = environment(run, values);
     run.files.write(run.shared.sandbox, None).await?;
+    let mut all = process_environment(run.context, run.shared.options, &env);
+    if let Some(services) = &run.shared.options.services {
+        all.extend(services.environment());
+    }
     let request = ExecRequest {
         argv: vec![program, format!("{}/{script}", action.directory)],
-        env: process_environment(run.context, run.shared.options, &env)
-            .into_iter()
-            .collect(),
+        env: all.into_iter().collect(),
         cwd: run.context.layout.workspace.clone(),
         user: run.shared.options.user.clone(),
         stdin: false,
