@@ -101,6 +101,12 @@ impl Installation {
         self.state.join("actions")
     }
 
+    /// Folder of caches that jobs saved.
+    #[must_use]
+    pub fn caches(&self) -> PathBuf {
+        self.state.join("caches")
+    }
+
     /// Folder of unnamed files of running sandboxes, on the state folder's disk.
     #[must_use]
     pub fn run_folder(&self) -> PathBuf {

@@ -25,6 +25,10 @@ use crate::{
     checkout::Checkout,
     config::Installation,
     expression::value::Object,
+    results::{
+        cache::{CacheLimits, RepositoryCache},
+        service::RunServices,
+    },
     workflow::{
         self, Loaded,
         plan::{Plan, RunInputs},
@@ -192,6 +196,7 @@ async fn jobs(
 ) -> CommandResult {
     let mut interrupts = Interrupts::take()?;
     let installation = Installation::locate()?;
+    let services = services(&installation, &plan);
     let launcher = interrupts
         .guard(args.machine.launcher(installation))
         .await?;
@@ -202,12 +207,24 @@ async fn jobs(
         checkout,
         env,
         Arc::new(folders),
+        services,
         Arc::clone(&output),
     ));
     let schedule = Schedule::new(plan, selected, runner, usize::from(args.jobs));
     let exit = schedule.run(&mut interrupts).await;
     output.finish()?;
     exit
+}
+
+/// Caches of the repository, which outlive the run, and artifacts, which do not.
+fn services(installation: &Installation, plan: &Plan) -> RunServices {
+    let repository = plan.inputs().github.get("repository");
+    let repository = repository
+        .and_then(|name| name.as_str())
+        .unwrap_or_default();
+    let limits = CacheLimits::default();
+    let caches = RepositoryCache::new(&installation.caches(), repository, limits);
+    RunServices::new(caches, &installation.run_folder())
 }
 
 /// Secrets of the file, then those of the command line, which win.

@@ -261,7 +261,12 @@ impl JobService {
         let (permission, container) = match *request.method() {
             Method::GET | Method::HEAD => (Permission::Read, "content"),
             Method::PUT => (Permission::Write, "uploads"),
-            _ => return Err(BlobRefused::new(StatusCode::METHOD_NOT_ALLOWED, "no such method")),
+            _ => {
+                return Err(BlobRefused::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "no such method",
+                ));
+            }
         };
         let path = request.uri().path();
         let query = request.uri().query().unwrap_or_default();

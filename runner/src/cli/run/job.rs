@@ -123,7 +123,7 @@ impl JobRunner {
                 return (outcome(Conclusion::Failure), Some(error));
             }
         };
-        let (services, _server) = match self.serve(run, &sandbox) {
+        let (services, server) = match self.serve(run, &sandbox) {
             Ok((services, server)) => (Some(services), Some(server)),
             Err(error) => {
                 tracing::warn!(%error, "this job has no caches and no artifacts");
@@ -142,6 +142,7 @@ impl JobRunner {
             cancellation,
         )
         .await;
+        drop(server);
         let lost = end(&sandbox, done.result).await;
         (needs_outcome(run, done), lost)
     }
@@ -227,10 +228,7 @@ fn cache_scopes(request: &JobRequest) -> Vec<String> {
     let event = github.and_then(|github| github.get("event")?.as_object());
     let repository = event.and_then(|event| event.get("repository")?.as_object());
     let mut scopes = vec![text(github, "ref")];
-    for branch in [
-        text(github, "base_ref"),
-        text(repository, "default_branch"),
-    ] {
+    for branch in [text(github, "base_ref"), text(repository, "default_branch")] {
         let scope = format!("refs/heads/{branch}");
         if !branch.is_empty() && !scopes.contains(&scope) {
             scopes.push(scope);
