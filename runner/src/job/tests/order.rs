@@ -364,3 +364,46 @@ async fn a_local_javascript_action_gets_its_inputs_and_its_outputs_count() {
         "{missing}"
     );
 }
+
+#[tokio::test]
+async fn services_are_for_actions_not_for_scripts_and_their_token_is_masked() {
+    let action = StepRequest {
+        action: crate::job::request::StepAction::Repository {
+            name: String::new(),
+            reference: String::new(),
+            repository_type: "self".to_owned(),
+            path: "./act".to_owned(),
+        },
+        inputs: None,
+        environment: Some(strings(&[("ACTIONS_RESULTS_URL", "http://forged/")])),
+        ..run("act", "")
+    };
+    let mut job = Job::new(vec![action, run("", "script")], |_, _, _| Reply::exit(0));
+    job.options.services = Some(crate::job::Services {
+        address: "http://127.0.0.1:20777/".to_owned(),
+        token: "head.claims.signature".to_owned().into(),
+    });
+    job.sandbox.put(
+        "/home/runner/work/hello/hello/act/action.yml",
+        "runs: {using: node20, main: index.js}\n",
+    );
+    job.sandbox.on_exec(|request, _| {
+        let token = env(request, "ACTIONS_RUNTIME_TOKEN").unwrap_or("none");
+        Some(Reply::stdout(format!("token {token}\n")).then_exit(0))
+    });
+    job.execute().await;
+    let (node, script) = (&job.scripts()[0], &job.scripts()[1]);
+    for name in [
+        "ACTIONS_RUNTIME_URL",
+        "ACTIONS_RESULTS_URL",
+        "ACTIONS_CACHE_URL",
+    ] {
+        assert_eq!(env(node, name), Some("http://127.0.0.1:20777/"), "{name}");
+        assert_eq!(env(script, name), None, "{name}");
+    }
+    assert_eq!(env(node, "ACTIONS_CACHE_SERVICE_V2"), Some("True"));
+    assert_eq!(env(script, "ACTIONS_RUNTIME_TOKEN"), None);
+    let lines = job.reporter.lines(2);
+    assert!(lines.contains(&"token ***".to_owned()), "{lines:?}");
+    assert!(!job.reporter.everything().contains("signature"));
+}
