@@ -249,9 +249,9 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
                 self.shared.masker.add(token).map_err(text)?;
             }
         }
-        if let Some(services) = &self.options.services {
+        if let Some(services) = &self.shared.options.services {
             let token = secrecy::ExposeSecret::expose_secret(&services.token);
-            self.masker.add(token).map_err(text)?;
+            self.shared.masker.add(token).map_err(text)?;
         }
         let mut warnings = Vec::new();
         for (index, hint) in self.shared.request.mask.iter().enumerate() {
