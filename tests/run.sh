@@ -31,8 +31,10 @@ cargo test --locked -p mayfly-tests --test language-workflows -- --nocapture
 cargo test --locked -p mayfly-tests --test language-expressions -- --nocapture
 
 export MAYFLY_STATE="${MAYFLY_STATE:-$HOME/.cache/mayfly/tests}"
-step "Image minimal, in $MAYFLY_STATE"
-"${CARGO_TARGET_DIR:-target}/release/mayfly" image build minimal
+for image in minimal standard; do
+    step "Image $image, in $MAYFLY_STATE"
+    "${CARGO_TARGET_DIR:-target}/release/mayfly" image build "$image"
+done
 
 # The scenarios run themselves again under softkvm where KVM is unusable.
 export PATH="$(realpath "${CARGO_TARGET_DIR:-target}/release"):$PATH"
@@ -52,7 +54,7 @@ group() {
     session=
     return "$status"
 }
-for name in doctor exec run workflows isolation faults images; do
+for name in doctor exec run workflows isolation faults standard images; do
     step "End-to-end, real guests: $name"
     status=0
     group "$name" || status=$?
