@@ -1,5 +1,6 @@
 //! Tests of whole jobs against a scripted sandbox.
 
+mod actions;
 mod cancelling;
 mod environment;
 mod hostile;

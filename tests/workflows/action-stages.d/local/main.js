@@ -1,0 +1,1 @@
+console.log(`local main: node ${process.versions.node.split(".")[0]}`);
