@@ -58,8 +58,9 @@ const DISK_TIME: Duration = Duration::from_secs(30);
 const NEW_ROOT: &str = "/sysroot";
 
 /// No journal-like care on the disk: it ends with the machine. Barriers and the background filling
-/// of inode tables would only make the private disk file grow.
-const DISK_OPTIONS: &CStr = c"nobarrier,noinit_itable";
+/// of inode tables would only make the private disk file grow. `discard`: what was deleted (a step's
+/// script, with what it held) is gone from the disk too, and the host has its space again.
+const DISK_OPTIONS: &CStr = c"nobarrier,noinit_itable,discard";
 /// `volatile` takes syncs as done, for the same reason.
 const OVERLAY_OPTIONS: &CStr = c"lowerdir=/image,upperdir=/disk/upper,workdir=/disk/work,volatile";
 
