@@ -54,7 +54,7 @@ group() {
     session=
     return "$status"
 }
-for name in doctor exec run workflows isolation faults standard images; do
+for name in doctor exec run workflows isolation secrets faults standard images; do
     step "End-to-end, real guests: $name"
     status=0
     group "$name" || status=$?
