@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -81,6 +81,11 @@ async fn measure() -> Result<Report> {
     sandbox.end().await;
 
     let project = tempfile::tempdir()?;
+    let made = Command::new("git")
+        .args(["init", "--quiet"])
+        .current_dir(project.path())
+        .status()?;
+    ensure!(made.success(), "git init ended with {made}");
     fs::write(project.path().join("steps.yml"), workflow())?;
     run(project.path())?;
     let (mut steps, mut first, mut rest) = (Vec::new(), Vec::new(), Vec::new());
