@@ -38,33 +38,65 @@ done
 
 # The scenarios run themselves again under softkvm where KVM is unusable.
 export PATH="$(realpath "${CARGO_TARGET_DIR:-target}/release"):$PATH"
-# A group takes one to six minutes on two quiet cores. An emulated machine was seen to hang; a
-# group that does not end is run once more, and that is said. One that fails is not. Each runs in a
-# session of its own, so that nothing of one that hung goes on beside the next.
+cargo test --locked -p mayfly-tests --no-run
+
+# Two groups run at a time, the longest first: an emulated machine has one CPU. Two such machines must
+# not use one state folder, so each of the two slots has its own. A group takes one to six minutes. An
+# emulated machine was seen to hang; a group that does not end is run once more, and that is said. One
+# that fails is not. Each runs in a session of its own, so that nothing of one that hung goes on beside
+# the next; what it says is shown when it ends.
+groups=(workflows faults run secrets standard exec images isolation doctor)
 limit=720
-session=
-end_session() { [ -z "$session" ] || pkill -KILL -s "$session" || true; }
-trap end_session EXIT
-group() {
-    local status=0
-    setsid timeout -k 10 "$limit" cargo test --locked -p mayfly-tests --test "$1" &
-    session=$!
-    wait "$session" || status=$?
-    end_session
-    session=
-    return "$status"
+logs=$(mktemp -d)
+states=("$MAYFLY_STATE" "$MAYFLY_STATE-2")
+declare -A slot_of name_of
+
+step "A second state folder, ${states[1]}"
+rm -rf "${states[1]}"
+cp -a --reflink=auto "${states[0]}" "${states[1]}"
+
+start() { # NAME SLOT [APPENDING]
+    step "End-to-end, real guests: $1 begins"
+    MAYFLY_STATE="${states[$2]}" setsid timeout -k 10 "$limit" \
+        cargo test --locked -p mayfly-tests --test "$1" >>"$logs/$1" 2>&1 &
+    name_of[$!]=$1
+    slot_of[$!]=$2
 }
-for name in doctor exec run workflows isolation secrets faults standard images; do
-    step "End-to-end, real guests: $name"
-    status=0
-    group "$name" || status=$?
-    if [ "$status" = 124 ] || [ "$status" = 137 ]; then
+end_session() { pkill -KILL -s "$1" || true; }
+clean_up() {
+    for session in "${!name_of[@]}"; do end_session "$session"; done
+    rm -rf "$logs" "${states[1]}"
+}
+trap clean_up EXIT
+
+# Waits for a group to end, and starts it again in its slot if it hung; else the slot is `free`.
+settle() {
+    local session name slot status=0
+    wait -n -p session "${!name_of[@]}" || status=$?
+    name=${name_of[$session]} slot=${slot_of[$session]}
+    end_session "$session"
+    unset "name_of[$session]" "slot_of[$session]"
+    if { [ "$status" = 124 ] || [ "$status" = 137 ]; } && [ ! -e "$logs/$name.hung" ]; then
+        touch "$logs/$name.hung"
         step "HUNG for $limit s: $name, once more"
-        status=0
-        group "$name" || status=$?
+        start "$name" "$slot"
+        free=
+        return
     fi
+    step "End-to-end, real guests: $name ended with $status"
+    cat "$logs/$name"
     [ "$status" = 0 ] || failed="${failed:-} $name"
+    free=$slot
+}
+
+free=0
+for name in "${groups[@]}"; do
+    while [ -z "$free" ]; do settle; done
+    start "$name" "$free"
+    free=
+    [ "${#name_of[@]}" -gt 1 ] || free=1
 done
+while [ "${#name_of[@]}" -gt 0 ]; do settle; done
 if [ -n "${failed:-}" ]; then
     echo "tests/run.sh: failed:$failed" >&2
     exit 1
