@@ -4,6 +4,7 @@ pub mod archive;
 pub mod bytes;
 pub mod digest;
 pub mod dockerfile;
+pub mod fetch;
 pub mod find;
 pub mod folders;
 pub mod image;

@@ -19,8 +19,11 @@ use super::{
     digest::ContentDigest,
 };
 
+mod commits;
+mod picking;
 mod reading;
 
+pub use commits::Proven;
 pub use reading::Reading;
 
 /// What the names of files begin with that are being written.
@@ -69,6 +72,16 @@ pub enum ReadError {
         /// What is wrong.
         #[source]
         why: Box<ArchiveError>,
+    },
+    /// A file of it is too long for what it is.
+    #[error("`{name}` of the stored action {digest} is longer than {limit} bytes")]
+    Long {
+        /// The action.
+        digest: ContentDigest,
+        /// The file.
+        name: String,
+        /// The limit.
+        limit: u64,
     },
     /// The machine failed.
     #[error(transparent)]
@@ -239,6 +252,7 @@ impl ActionStore {
                 collected.entries.push(entry);
             }
         }
+        self.forget()?;
         Ok(collected)
     }
 

@@ -3,17 +3,24 @@
 //! Git runs with nothing of the user's: no configuration, hooks, credentials or prompts, three protocols,
 //! and a time limit. Objects land in a bare repository of its own and are never checked out.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{fs, io};
 
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::process::{Child, ChildStdout, Command};
 
-use super::Refs;
+use super::{Answer, Archive, Commit, Named, Refs, SourceError, Upstream};
+use crate::action::archive::Layout;
+use crate::action::digest::CommitId;
 use crate::action::reference::{RepositoryName, is_commit_id};
+use crate::action::tree::Submodules;
 
 /// Longest time that one git command may take.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -26,49 +33,9 @@ const SETTINGS: &str = "[core]\n\thooksPath = /dev/null\n\tfsmonitor = false\n[p
                         [protocol \"https\"]\n\tallow = always\n[credential]\n\thelper =\n[safe]\n\tdirectory = *\n\
                         [gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n[http]\n\tlowSpeedLimit = 1000\n\
                         \tlowSpeedTime = 30\n";
-
-/// Why a source did not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The mirror's name is none.
-    #[error(
-        "`{0}` is no mirror; give a folder, or a URL that begins with https://, http:// or file:// and holds no password"
-    )]
-    Mirror(String),
-    /// Git could not be started, or its folder not be made.
-    #[error(
-        "git cannot be run: {0}; is the package git installed, and is there room in the temporary folder?"
-    )]
-    Run(#[from] io::Error),
-    /// Git failed.
-    #[error("{repository} cannot be read from {from}: {why}; check the mirror and the name")]
-    Git {
-        /// The repository.
-        repository: String,
-        /// The mirror.
-        from: String,
-        /// What git said.
-        why: String,
-    },
-    /// A commit is in no tag and no branch of the repository.
-    #[error(
-        "no tag or branch of {repository} holds the commit {commit}: it may come from a fork; take a commit of a release"
-    )]
-    Foreign {
-        /// The repository.
-        repository: String,
-        /// The commit.
-        commit: String,
-    },
-    /// A tag or branch moved while it was fetched.
-    #[error("{repository} changed while {commit} was fetched; run the command again")]
-    Raced {
-        /// The repository.
-        repository: String,
-        /// The commit.
-        commit: String,
-    },
-}
+/// Attributes that win over those of the commit: an archive holds every file as the tree does.
+const ATTRIBUTES: &str =
+    "* -export-ignore -export-subst -text !eol -ident -filter !working-tree-encoding\n";
 
 /// A folder or URL below which `owner/repo` lie, with or without `.git`.
 #[derive(Debug)]
@@ -78,6 +45,8 @@ pub struct GitMirror {
     folder: Option<PathBuf>,
     /// Git's home: its settings, and the repositories fetched.
     home: TempDir,
+    /// Listings: a repository is the same from the first question to the last.
+    known: Mutex<HashMap<String, Arc<Refs>>>,
 }
 
 /// A commit with its files, fetched.
@@ -114,7 +83,13 @@ impl GitMirror {
         let home = TempDir::with_prefix("mayfly-git-")?;
         fs::write(home.path().join("config"), SETTINGS)?;
         let base = base.trim_end_matches('/').to_owned();
-        Ok(Self { base, folder, home })
+        let known = Mutex::default();
+        Ok(Self {
+            base,
+            folder,
+            home,
+            known,
+        })
     }
 
     /// The mirror as it was named.
@@ -165,12 +140,10 @@ impl GitMirror {
             return Err(foreign());
         }
         let folder = TempDir::new_in(self.home.path())?;
-        self.git(
-            repository,
-            folder.path(),
-            &["init", "--quiet", "--bare", "."],
-        )
-        .await?;
+        let init = ["init", "--quiet", "--bare", "--template=", "."];
+        self.git(repository, folder.path(), &init).await?;
+        fs::create_dir_all(folder.path().join("info"))?;
+        fs::write(folder.path().join("info/attributes"), ATTRIBUTES)?;
         match refs.tip(commit) {
             Some(tip) => {
                 let spec = format!("+{tip}:refs/mayfly/pin");
@@ -262,14 +235,10 @@ impl GitMirror {
         }
     }
 
-    /// Runs git and gives what it printed.
-    async fn git(
-        &self,
-        repository: &RepositoryName,
-        folder: &Path,
-        arguments: &[&str],
-    ) -> Result<Vec<u8>, SourceError> {
-        let mut child = Command::new("git")
+    /// A git that knows nothing of the user.
+    fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new("git");
+        command
             .args(arguments)
             .current_dir(folder)
             .env_clear()
@@ -286,8 +255,29 @@ impl GitMirror {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        command
+    }
+
+    /// The listing of a repository, asked for once.
+    async fn listing(&self, repository: &RepositoryName) -> Result<Arc<Refs>, SourceError> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = repository.key();
+        if let Some(refs) = known().get(&key) {
+            return Ok(Arc::clone(refs));
+        }
+        let refs = Arc::new(self.refs(repository).await?);
+        Ok(Arc::clone(known().entry(key).or_insert(refs)))
+    }
+
+    /// Runs git and gives what it printed.
+    async fn git(
+        &self,
+        repository: &RepositoryName,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> Result<Vec<u8>, SourceError> {
+        let mut child = self.command(folder, arguments).spawn()?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let all = async {
             let (output, said) = tokio::join!(read(stdout, MAX_OUTPUT), read(stderr, 64 * 1024));
@@ -308,6 +298,103 @@ impl GitMirror {
         }
         Ok(output)
     }
+}
+
+impl Upstream for GitMirror {
+    fn name(&self) -> &str {
+        &self.base
+    }
+
+    fn find<'a>(
+        &'a self,
+        repository: &'a RepositoryName,
+        reference: &'a str,
+    ) -> Answer<'a, Option<Named>> {
+        Box::pin(async move {
+            let refs = self.listing(repository).await?;
+            let Some(commit) = refs
+                .commit(reference)
+                .map(str::to_owned)
+                .or_else(|| is_commit_id(reference).then(|| reference.to_ascii_lowercase()))
+            else {
+                return Ok(None);
+            };
+            let version = refs.best(&commit).unwrap_or(reference).to_owned();
+            let found = commit.parse().ok();
+            Ok(found.map(|commit| Named { commit, version }))
+        })
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        repository: &'a RepositoryName,
+        commit: CommitId,
+    ) -> Answer<'a, Box<dyn Commit + 'a>> {
+        Box::pin(async move {
+            let refs = self.listing(repository).await?;
+            let fetched = self.fetch(repository, &refs, &commit.hex()).await?;
+            Ok(Box::new(fetched) as Box<dyn Commit + 'a>)
+        })
+    }
+}
+
+impl Commit for Fetched<'_> {
+    fn object(&self) -> Answer<'_, Vec<u8>> {
+        Box::pin(self.object())
+    }
+
+    fn archive(&self) -> Answer<'_, Archive> {
+        Box::pin(async move {
+            let arguments = ["archive", "--format=tar", &self.commit];
+            let mut command = self.mirror.command(self.folder.path(), &arguments);
+            let mut child = command.stderr(Stdio::null()).spawn()?;
+            let output = child
+                .stdout
+                .take()
+                .ok_or_else(|| io::Error::other("git has no output"))?;
+            let stream = Box::new(Packing {
+                output,
+                _child: child,
+            });
+            let layout = Layout::Bare;
+            Ok(Archive { stream, layout })
+        })
+    }
+
+    fn submodules(&self) -> Answer<'_, Submodules> {
+        Box::pin(async move {
+            let arguments = ["ls-tree", "-r", "-z", "--full-tree", &self.commit];
+            Ok(submodules(&self.run(&arguments).await?))
+        })
+    }
+}
+
+/// The output of `git archive`, which ends without the end of an archive if git fails.
+struct Packing {
+    output: ChildStdout,
+    /// Ended with the stream.
+    _child: Child,
+}
+
+impl AsyncRead for Packing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.output).poll_read(context, buffer)
+    }
+}
+
+/// The commits in a listing of `git ls-tree -r -z`.
+fn submodules(listing: &[u8]) -> Submodules {
+    let entry = |entry: &[u8]| {
+        let entry = entry.strip_prefix(b"160000 commit ")?;
+        let (id, path) = (entry.get(..40)?, entry.get(41..)?);
+        let commit = std::str::from_utf8(id).ok()?.parse().ok()?;
+        Some((path.to_vec(), commit))
+    };
+    listing.split(|&byte| byte == 0).filter_map(entry).collect()
 }
 
 impl Fetched<'_> {
@@ -356,7 +443,7 @@ impl Fetched<'_> {
 }
 
 /// Reads up to a number of bytes and one, and goes on to read the rest for nobody.
-async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>, most: u64) -> io::Result<Vec<u8>> {
+async fn read(from: Option<impl AsyncRead + Unpin>, most: u64) -> io::Result<Vec<u8>> {
     let Some(mut from) = from else {
         return Ok(Vec::new());
     };

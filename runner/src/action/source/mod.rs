@@ -1,10 +1,100 @@
-//! Where references are looked up: a mirror of git repositories.
+//! Where references are looked up and commits come from: a mirror of git repositories, or GitHub.
+//!
+//! Nothing that a source says is believed: a commit object is proven by the commit's id, and an
+//! archive by the tree in that object.
 
+mod error;
 mod git;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
 
-pub use git::{Fetched, GitMirror, SourceError};
+use tokio::io::AsyncRead;
+
+use super::archive::Layout;
+use super::digest::CommitId;
+use super::reference::RepositoryName;
+use super::tree::Submodules;
+
+pub use error::SourceError;
+pub use git::{Fetched, GitMirror};
+
+/// What a source answers, later.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + Send + 'a>>;
+
+/// A source of truth about repositories.
+pub trait Upstream: fmt::Debug + Send + Sync {
+    /// What it is called in lock files and messages: a URL or a folder.
+    fn name(&self) -> &str;
+
+    /// What a tag, a branch or a commit id stands for now; nothing if the repository has none of this
+    /// name. Whether the repository holds the commit, [`fetch`](Self::fetch) tells.
+    fn find<'a>(
+        &'a self,
+        repository: &'a RepositoryName,
+        reference: &'a str,
+    ) -> Answer<'a, Option<Named>>;
+
+    /// A commit, which a tag or branch of the repository must hold.
+    fn fetch<'a>(
+        &'a self,
+        repository: &'a RepositoryName,
+        commit: CommitId,
+    ) -> Answer<'a, Box<dyn Commit + 'a>>;
+
+    /// GitHub's numbers of a repository, where the source knows them.
+    fn numbers<'a>(&'a self, repository: &'a RepositoryName) -> Answer<'a, Option<Numbers>> {
+        let _ = repository;
+        Box::pin(async { Ok(None) })
+    }
+}
+
+/// A commit and what it holds.
+pub trait Commit: fmt::Debug + Send + Sync {
+    /// The commit object: its hash is the commit's id, and it begins with the id of the tree.
+    fn object(&self) -> Answer<'_, Vec<u8>>;
+
+    /// All files, as a stream.
+    fn archive(&self) -> Answer<'_, Archive>;
+
+    /// The commits of submodules, which an archive does not tell.
+    fn submodules(&self) -> Answer<'_, Submodules>;
+}
+
+/// A commit by the names that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The commit.
+    pub commit: CommitId,
+    /// Its most exact name: the tag of a full version, else any tag, else what was asked for.
+    pub version: String,
+}
+
+/// GitHub's numbers of a repository and its owner: they stay when names are given to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// The owner's.
+    pub owner: u64,
+    /// The repository's.
+    pub repository: u64,
+}
+
+/// An archive on its way.
+pub struct Archive {
+    /// A tar stream, packed with gzip or not.
+    pub stream: Box<dyn AsyncRead + Send + Unpin>,
+    /// Whether a folder is around the tree.
+    pub layout: Layout,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Archive")
+            .field("layout", &self.layout)
+            .finish_non_exhaustive()
+    }
+}
 
 /// Tags and branches of a repository with the commits that they stand for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,46 @@
+//! Why a source of truth did not answer.
+
+use std::io;
+
+/// Why a source did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The mirror's name is none.
+    #[error(
+        "`{0}` is no mirror; give a folder, or a URL that begins with https://, http:// or file:// and holds no password"
+    )]
+    Mirror(String),
+    /// Git could not be started, or its folder not be made.
+    #[error(
+        "git cannot be run: {0}; is the package git installed, and is there room in the temporary folder?"
+    )]
+    Run(#[from] io::Error),
+    /// Git failed.
+    #[error("{repository} cannot be read from {from}: {why}; check the mirror and the name")]
+    Git {
+        /// The repository.
+        repository: String,
+        /// The mirror.
+        from: String,
+        /// What git said.
+        why: String,
+    },
+    /// A commit is in no tag and no branch of the repository.
+    #[error(
+        "no tag or branch of {repository} holds the commit {commit}: it may come from a fork; take a commit of a release"
+    )]
+    Foreign {
+        /// The repository.
+        repository: String,
+        /// The commit.
+        commit: String,
+    },
+    /// A tag or branch moved while it was fetched.
+    #[error("{repository} changed while {commit} was fetched; run the command again")]
+    Raced {
+        /// The repository.
+        repository: String,
+        /// The commit.
+        commit: String,
+    },
+}
