@@ -7,6 +7,7 @@ pub mod dockerfile;
 pub mod fetch;
 pub mod find;
 pub mod folders;
+pub mod history;
 pub mod image;
 pub mod lockfile;
 pub mod manifest;
