@@ -19,10 +19,12 @@ use super::{
     digest::ContentDigest,
 };
 
+mod bytes;
 mod commits;
 mod picking;
 mod reading;
 
+pub use bytes::StoredBytes;
 pub use commits::Proven;
 pub use reading::Reading;
 
