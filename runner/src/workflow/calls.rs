@@ -1,18 +1,21 @@
-//! Reusable workflows of the checkout: what jobs call with `uses: ./.github/workflows/NAME.yml` is
-//! read, checked against its callers and put into the model, before anything runs.
+//! Reusable workflows: what jobs call with `uses: ./.github/workflows/NAME.yml` is read from the
+//! checkout, and `owner/repo/.github/workflows/NAME.yml@ref` from the source of actions; both are checked
+//! against their callers and put into the model, before anything runs.
 
 mod check;
+mod locate;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostic::Diagnostic;
-use super::load::{Findings, LoadError, Loaded, bound, load_as};
+use super::load::{Findings, LoadError, Loaded, bound};
 use super::model::{Call, Workflow, place_of};
 use super::source::Place;
 use crate::action::bytes::{ActionSource, NoActions};
+use locate::FileId;
 
 /// Levels of called workflows below the one that is run; GitHub allows as many.
 const MAX_DEPTH: usize = 10;
@@ -46,7 +49,9 @@ impl Loaded {
             checkout,
             files: HashMap::new(),
             findings: Vec::new(),
-            open: vec![fs::canonicalize(&self.workflow.path).unwrap_or_default()],
+            open: vec![FileId::Checkout(
+                fs::canonicalize(&self.workflow.path).unwrap_or_default(),
+            )],
         };
         let (mut found, size) = resolver.workflow(&mut self.workflow);
         if size.jobs > MAX_JOBS {
@@ -88,12 +93,19 @@ struct Called {
 struct Resolver<'a> {
     actions: &'a dyn ActionSource,
     checkout: Option<&'a Path>,
-    /// By real path; nothing for a file that is wrong, which was told then.
-    files: HashMap<PathBuf, Option<Called>>,
+    /// Nothing for a file that is wrong, which was told then.
+    files: HashMap<FileId, Option<Called>>,
     /// Findings of called files.
     findings: Vec<Findings>,
     /// The files that call each other down to the one being read, the first of all first.
-    open: Vec<PathBuf>,
+    open: Vec<FileId>,
+}
+
+/// A called file on its way to being read.
+struct Callee {
+    id: FileId,
+    /// What messages call it.
+    shown: String,
 }
 
 impl Resolver<'_> {
@@ -125,9 +137,9 @@ impl Resolver<'_> {
 
     fn call(&mut self, job: &str, call: &Call) -> Result<Option<Called>, Diagnostic> {
         let (text, place) = (call.uses.as_str().unwrap_or_default(), place_of(&call.uses));
-        let shown = local_path(text, place)?;
-        let path = self.locate(shown, place)?;
-        if let Some(from) = self.open.iter().position(|open| *open == path) {
+        let callee = self.locate(text, place)?;
+        if let Some(from) = self.open.iter().position(|open| *open == callee.id) {
+            let shown = &callee.shown;
             let length = self.open.len() - from;
             let message = match length {
                 1 => format!("the workflow `{shown}` calls itself"),
@@ -146,43 +158,16 @@ impl Resolver<'_> {
         if self.open.len() > MAX_DEPTH {
             return Err(too_deep());
         }
-        let called = self.file(path, shown, place)?;
+        let called = self.file(callee, place)?;
         match called {
             Some(called) if self.open.len() + called.size.depth > MAX_DEPTH => Err(too_deep()),
             called => Ok(called),
         }
     }
 
-    /// The real path of a called file, which must be a file of the checkout.
-    fn locate(&self, shown: &str, place: Place) -> Result<PathBuf, Diagnostic> {
-        let wrong = |why: String| {
-            let message = format!("the called workflow `{shown}` {why}");
-            let help = "name a file of this checkout, by its path from the top";
-            Diagnostic::error(place, message, help)
-        };
-        let real = |path: &Path| {
-            fs::canonicalize(path).map_err(|error| wrong(format!("cannot be read: {error}")))
-        };
-        let Some(checkout) = self.checkout else {
-            return Err(wrong("needs a git checkout to be read from".to_owned()));
-        };
-        let (top, path) = (real(checkout)?, real(&checkout.join(shown))?);
-        if !path.starts_with(&top) {
-            return Err(wrong("is a link out of the checkout".to_owned()));
-        }
-        if !path.is_file() {
-            return Err(wrong("is no file".to_owned()));
-        }
-        Ok(path)
-    }
-
-    fn file(
-        &mut self,
-        path: PathBuf,
-        shown: &str,
-        place: Place,
-    ) -> Result<Option<Called>, Diagnostic> {
-        if let Some(known) = self.files.get(&path) {
+    fn file(&mut self, callee: Callee, place: Place) -> Result<Option<Called>, Diagnostic> {
+        let Callee { id, shown } = callee;
+        if let Some(known) = self.files.get(&id) {
             return Ok(known.clone());
         }
         if self.files.len() >= MAX_FILES {
@@ -195,9 +180,9 @@ impl Resolver<'_> {
             ));
         }
         // Counted from here on, so that files which call more files stay within the bound.
-        self.files.insert(path.clone(), None);
-        let called = match load_as(&path, Path::new(shown)) {
-            Ok(loaded) => self.loaded(loaded, &path),
+        self.files.insert(id.clone(), None);
+        let called = match self.read(&id, &shown, place)? {
+            Ok(loaded) => self.loaded(loaded, &id),
             Err(LoadError::Rejected { findings }) => {
                 self.findings.push(*findings);
                 return Ok(None);
@@ -206,16 +191,16 @@ impl Resolver<'_> {
                 return Err(Diagnostic::error(place, error.to_string(), "mend the path"));
             }
         };
-        self.files.insert(path, Some(called.clone()));
+        self.files.insert(id, Some(called.clone()));
         Ok(Some(called))
     }
 
-    fn loaded(&mut self, loaded: Loaded, path: &Path) -> Called {
+    fn loaded(&mut self, loaded: Loaded, id: &FileId) -> Called {
         let Loaded {
             mut workflow,
             mut findings,
         } = loaded;
-        self.open.push(path.to_owned());
+        self.open.push(id.clone());
         let (found, size) = self.workflow(&mut workflow);
         self.open.pop();
         add(&mut findings, found);
@@ -225,32 +210,4 @@ impl Resolver<'_> {
         let workflow = Arc::new(workflow);
         Called { workflow, size }
     }
-}
-
-/// The path of a workflow file of this checkout, from its top.
-fn local_path(text: &str, place: Place) -> Result<&str, Diagnostic> {
-    let wrong = |message: String, help: &str| Err(Diagnostic::error(place, message, help));
-    let Some(path) = text.strip_prefix("./") else {
-        return wrong(
-            format!("the reusable workflow `{text}` cannot be run yet"),
-            "copy the file into `.github/workflows/` and call it as `./.github/workflows/NAME.yml`",
-        );
-    };
-    let name = path.strip_prefix(".github/workflows/");
-    let fits = |name: &&str| {
-        let end = Path::new(name).extension();
-        !name.contains('/') && end.is_some_and(|end| end == "yml" || end == "yaml")
-    };
-    if path.contains('@') {
-        let help = "remove `@` and what follows: it is taken from this checkout";
-        return wrong(
-            format!("`{text}` names a version of a local workflow"),
-            help,
-        );
-    }
-    if name.filter(fits).is_none() {
-        let help = "write `./.github/workflows/NAME.yml`";
-        return wrong(format!("`{text}` is no file of `.github/workflows`"), help);
-    }
-    Ok(path)
 }

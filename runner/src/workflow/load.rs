@@ -103,6 +103,11 @@ pub(super) fn load_as(path: &Path, shown: &Path) -> Result<Loaded, LoadError> {
     file.take(MAX_FILE_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
+    load_bytes(bytes, shown)
+}
+
+/// Reads the content of a workflow file.
+pub(super) fn load_bytes(bytes: Vec<u8>, shown: &Path) -> Result<Loaded, LoadError> {
     match String::from_utf8(bytes) {
         Ok(text) => parse(Source::new(shown, text)),
         Err(error) => {

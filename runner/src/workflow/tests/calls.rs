@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use super::super::{LoadError, Loaded, load};
 use super::{Outcomes, Plan, inputs, outcome, run};
 use crate::action::bytes::NoActions;
+use crate::action::folders::Folders;
 use crate::expression::value::{Object, Value};
 use crate::job::request::Variable;
 use crate::workflow::plan::{JobOutcome, JobResult};
@@ -212,7 +213,7 @@ fn what_is_wrong_in_a_called_file_is_told_with_its_place_beside_the_rest() {
     let said = checkout(&[("ci.yml", &own), ("f.yml", broken)]).unwrap_err();
     for part in [
         "--> .github/workflows/f.yml:5:5",
-        "the reusable workflow `o/r/.github/workflows/x.yml@v1` cannot be run yet",
+        "there is nothing behind the action o/r@v1 on this machine",
         "ci.yml:6:11",
         "2 errors; nothing was run",
     ] {
@@ -237,6 +238,9 @@ fn only_workflow_files_of_the_checkout_can_be_called() {
         "is no file of `.github/workflows`",
     );
     part("./f.yml", "is no file of `.github/workflows`");
+    for uses in ["o/r/f.yml@v1", "o/r/.github/workflows/f.yml", "docker://x"] {
+        part(uses, "names no reusable workflow");
+    }
     part(
         "./.github/workflows/f.yml@v1",
         "names a version of a local workflow",
@@ -244,6 +248,77 @@ fn only_workflow_files_of_the_checkout_can_be_called() {
     part(
         "./.github/workflows/f.yml",
         "its `on` has no `workflow_call`",
+    );
+}
+
+#[test]
+fn a_workflow_of_another_repository_is_called_and_calls_files_of_that_repository() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str, text: &str| {
+        let path = folder.path().join(path).join(".github/workflows");
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("f.yml"), text).unwrap();
+        path
+    };
+    let theirs = at(
+        "other",
+        "on: {workflow_call: {inputs: {n: {type: number, required: true}}}}\njobs:\n  far:\n    \
+         uses: ./.github/workflows/g.yml\n",
+    );
+    fs::write(theirs.join("g.yml"), callee("")).unwrap();
+    // The checkout's own file of that name is another one, and no workflow at all.
+    let own = at("own", "on: push\njobs:\n");
+    let run_with = |text: &str| {
+        let file = own.join("ci.yml");
+        fs::write(&file, text).unwrap();
+        let argument = format!("O/r@v1={}", folder.path().join("other").display());
+        let folders = Folders::new(&[argument.parse().unwrap()]).unwrap();
+        load(&file)
+            .and_then(|loaded| loaded.runnable_with(&folders, Some(&folder.path().join("own"))))
+            .map_err(|error| error.to_string())
+    };
+    let call = |name: &str, n: &str| {
+        format!(
+            "on: push\njobs: {{c: {{uses: o/R/.github/workflows/{name}@v1, with: {{n: {n}}}}}}}\n"
+        )
+    };
+    let plan = Plan::new(run_with(&call("f.yml", "3")).unwrap().workflow, inputs());
+    let far = run(plan.prepare("c", &Outcomes::new(), false).unwrap())
+        .calls
+        .remove(0);
+    let inner = run(far.prepare("far", &Outcomes::new(), false).unwrap())
+        .calls
+        .remove(0);
+    let request = run(inner.prepare("j", &Outcomes::new(), false).unwrap())
+        .runs
+        .remove(0)
+        .request;
+    assert_eq!(request.job_display_name, "c / far / j");
+    assert_eq!(request.file_table, ["o/r/.github/workflows/g.yml@v1"]);
+
+    for (text, part) in [
+        (call("f.yml", "x"), "must be a number"),
+        (
+            call("none.yml", "3"),
+            "`o/R/.github/workflows/none.yml@v1` is not in folder",
+        ),
+    ] {
+        let said = run_with(&text).unwrap_err();
+        assert!(said.contains(part), "{said}");
+    }
+    fs::write(
+        theirs.join("g.yml"),
+        "on: workflow_call\njobs: {x: {uses: o/r/.github/workflows/f.yml@v1}}\n",
+    )
+    .unwrap();
+    let said = run_with(&call("f.yml", "3")).unwrap_err();
+    assert!(
+        said.contains("calls itself by way of 1 more files"),
+        "{said}"
+    );
+    assert!(
+        said.contains("--> o/r/.github/workflows/g.yml@v1:2:"),
+        "{said}"
     );
 }
 
