@@ -300,6 +300,11 @@ impl<'a> JobContext<'a> {
         self.github.insert(key, value);
     }
 
+    /// Sets a key of the `job` context.
+    pub(super) fn set_job(&mut self, key: &str, value: Object) {
+        self.job.insert(key, value);
+    }
+
     /// Takes a key out of the `github` context.
     pub(super) fn unset_github(&mut self, key: &str) {
         self.github.insert(key, Value::Null);

@@ -55,10 +55,23 @@ pub fn process_environment(
     env: &IndexMap<String, String>,
 ) -> IndexMap<String, String> {
     let mut all: IndexMap<String, String> = options.environment.iter().cloned().collect();
-    all.extend(
-        env.iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
+    all.extend(step_environment(context, env));
+    all.insert("GITHUB_ACTIONS".to_owned(), "true".to_owned());
+    all.entry("RUNNER_TRACKING_ID".to_owned())
+        .or_insert_with(|| context.tracking_id());
+    all.entry("CI".to_owned())
+        .or_insert_with(|| "true".to_owned());
+    prepend_path(&mut all, &context.path);
+    all
+}
+
+/// What of it is the step's and the runner's, and nothing of the machine: the environment of a
+/// process in a container beside that of the container itself.
+pub(super) fn step_environment(
+    context: &JobContext<'_>,
+    env: &IndexMap<String, String>,
+) -> IndexMap<String, String> {
+    let mut all = env.clone();
     for key in GITHUB {
         if let Some(value) = context.github_object().get(key).filter(|v| is_scalar(v)) {
             all.insert(
@@ -77,12 +90,6 @@ pub fn process_environment(
             to_text(value),
         );
     }
-    all.insert("GITHUB_ACTIONS".to_owned(), "true".to_owned());
-    all.entry("RUNNER_TRACKING_ID".to_owned())
-        .or_insert_with(|| context.tracking_id());
-    all.entry("CI".to_owned())
-        .or_insert_with(|| "true".to_owned());
-    prepend_path(&mut all, &context.path);
     all
 }
 

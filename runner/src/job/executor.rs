@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxError};
 
 use super::{
     Options,
     actions::Actions,
     cancel::{Cancellation, JobClock},
+    containers::Containers,
     contexts::JobContext,
     log::StepLog,
     masking::Masker,
@@ -51,6 +52,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
         programs: Programs::default(),
         matchers: Matchers::default(),
         actions: Actions::default(),
+        containers: Containers::default(),
         debug,
     };
     let steps = request.steps.iter().cloned().map(Arc::new).enumerate();
@@ -61,6 +63,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
             .map(|(index, step)| Task::main(&step, index))
             .collect(),
         posts: Vec::new(),
+        containers_begun: false,
         set: 0,
     };
     // Secrets first: nothing is reported before they are known.
@@ -93,6 +96,8 @@ pub(super) struct JobRun<'a, S, R> {
     pub(super) tasks: Vec<Task>,
     /// What is to be run after them; the last comes first.
     posts: Vec<Task>,
+    /// Whether there may be containers to stop.
+    pub(super) containers_begun: bool,
     /// Bytes of names and values that steps set so far.
     set: usize,
 }
@@ -124,6 +129,8 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
 
     /// What is before the steps, the steps, and what is after them.
     async fn stages(&mut self, records: &mut Vec<StepRecord>) -> Result<(), Ends> {
+        let started = self.start_containers(records).await;
+        self.unless_lost(started)?;
         let mains = self.tasks.clone();
         let pres = mains.iter().filter_map(|task| self.shared.pre(task));
         for task in pres.collect::<Vec<_>>().iter().chain(&mains) {
@@ -132,7 +139,15 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         while let Some(task) = self.posts.pop() {
             self.one(&task, records).await?;
         }
-        Ok(())
+        let stopped = self.stop_containers(records).await;
+        self.unless_lost(stopped)
+    }
+
+    fn unless_lost(&mut self, ended: Result<(), SandboxError>) -> Result<(), Ends> {
+        ended.map_err(|_| {
+            self.context.status = Conclusion::Failure;
+            Ends
+        })
     }
 
     async fn one(&mut self, task: &Task, records: &mut Vec<StepRecord>) -> Result<(), Ends> {
@@ -276,15 +291,5 @@ fn next(records: &[StepRecord]) -> u32 {
 /// What of a request this version cannot do, before anything runs.
 #[must_use]
 pub fn unsupported(request: &JobRequest) -> Option<String> {
-    for (token, key) in [
-        (&request.job_container, "container"),
-        (&request.job_service_containers, "services"),
-    ] {
-        if token.is_some() {
-            return Some(format!(
-                "This job uses `{key}`, which this version of Mayfly does not support."
-            ));
-        }
-    }
     request.steps.iter().find_map(steps::unsupported)
 }

@@ -39,6 +39,11 @@ impl StepFiles {
         }
     }
 
+    /// What the environment of this step's processes holds and that of no other step's.
+    pub(super) fn mark(&self) -> String {
+        self.id.to_string()
+    }
+
     /// The path of an environment file.
     pub(super) fn path(&self, file: EnvFile) -> String {
         format!("{}/{}", self.temp, self.name(file))

@@ -35,10 +35,22 @@ impl Layout {
         }
     }
 
+    /// The folder of the file with the event's payload.
+    #[must_use]
+    pub fn github_workflow(&self) -> String {
+        format!("{}/_github_workflow", self.temp)
+    }
+
     /// The file with the event's payload (`GITHUB_EVENT_PATH`).
     #[must_use]
     pub fn event_path(&self) -> String {
-        format!("{}/_github_workflow/event.json", self.temp)
+        format!("{}/event.json", self.github_workflow())
+    }
+
+    /// The home folder of what runs in containers.
+    #[must_use]
+    pub fn github_home(&self) -> String {
+        format!("{}/_github_home", self.temp)
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     commands::{Annotation, Level},
+    containers::Paths,
     masking::Masker,
     outcome::{AnnotationCounts, Conclusion, StepRecord},
     reporter::{Event, EventKind, Reporter},
@@ -24,6 +25,8 @@ pub(super) struct StepLog<'a, R> {
     debug: bool,
     /// The checkout: files of annotations are named relative to it.
     workspace: String,
+    /// What the sandbox's paths are called where the step runs.
+    paths: Paths,
     counts: AnnotationCounts,
     started: Instant,
 }
@@ -44,9 +47,21 @@ impl<'a, R: Reporter> StepLog<'a, R> {
             number,
             debug,
             workspace: workspace.to_owned(),
+            paths: Paths::default(),
             counts: AnnotationCounts::default(),
             started: Instant::now(),
         }
+    }
+
+    /// The same for a step that calls the sandbox's paths like this.
+    pub(super) fn called(self, paths: &Paths) -> Self {
+        let paths = paths.clone();
+        Self { paths, ..self }
+    }
+
+    /// What hides secrets in this log.
+    pub(super) fn masker(&self) -> &Masker {
+        self.masker
     }
 
     /// The record begins.
@@ -168,11 +183,13 @@ impl<'a, R: Reporter> StepLog<'a, R> {
     }
 
     fn make_relative(&self, annotation: &mut Annotation) {
-        if let Some(file) = &mut annotation.file
-            && let Some(inside) = file.strip_prefix(&self.workspace)
-            && let Some(inside) = inside.strip_prefix('/')
-        {
-            *file = inside.to_owned();
+        if let Some(file) = &mut annotation.file {
+            let outside = self.paths.outside(file);
+            let inside = outside.strip_prefix(&self.workspace);
+            *file = match inside.and_then(|inside| inside.strip_prefix('/')) {
+                Some(inside) => inside.to_owned(),
+                None => outside,
+            };
         }
     }
 

@@ -29,6 +29,7 @@
 pub(crate) mod actions;
 mod cancel;
 pub mod commands;
+mod containers;
 pub mod contexts;
 pub mod env_files;
 pub mod environment;
@@ -58,6 +59,7 @@ mod task;
 pub mod template;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
 pub(crate) use steps::docker as docker_refused;

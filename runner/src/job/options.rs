@@ -1,6 +1,6 @@
 //! What the executor is told besides the job request.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::action::bytes::{ActionSource, NoActions};
 
@@ -43,6 +43,10 @@ pub struct Options {
     pub node: Vec<NodeVersion>,
     /// Where actions by reference are found.
     pub actions: Arc<dyn ActionSource>,
+    /// What the image of the sandbox is called in messages.
+    pub image: String,
+    /// Archives of the host that stand for container images, by image reference.
+    pub container_images: Vec<(String, PathBuf)>,
     /// Whether debug messages are logged, whatever the job says.
     pub debug: bool,
     /// Services for actions, where the machine has any.
@@ -110,6 +114,8 @@ impl Options {
             environment: environment.map(own).into(),
             node: Vec::new(),
             actions: Arc::new(NoActions),
+            image: "of this sandbox".to_owned(),
+            container_images: Vec::new(),
             debug: false,
             services: None,
         }

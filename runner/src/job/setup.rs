@@ -8,6 +8,7 @@ use crate::{
 use super::{
     Options,
     actions::ActionError,
+    containers::ContainerError,
     contexts::JobContext,
     executor::{JobRun, unsupported},
     files::{Archive, bounded},
@@ -26,6 +27,8 @@ enum SetupError {
     Action(#[from] ActionError),
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     #[error("preparing the work folders in the sandbox: {0}")]
     Sandbox(#[from] SandboxError),
     #[error("preparing the work folders in the sandbox: {0}")]
@@ -52,10 +55,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     pub(super) async fn set_up(&mut self, masks: Result<Vec<String>, String>) -> StepRecord {
         let name = "Set up job";
         let Shared {
-            request,
-            options,
-            sandbox,
-            ..
+            request, options, ..
         } = *self.shared;
         let mut log = self.shared.log(1, "");
         log.start(name).await;
@@ -65,10 +65,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
                 for warning in warnings {
                     log.warning(&warning).await;
                 }
-                match prepare(request, options, sandbox, &mut self.context).await {
-                    Ok(()) => self.actions(&log).await.map_err(SetupError::from),
-                    Err(error) => Err(error),
-                }
+                self.prepare_all(&log).await
             }
             Err(error) => Err(SetupError::Masks(error)),
         };
@@ -83,6 +80,19 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         log.line(&format!("Complete job name: {}", request.job_display_name))
             .await;
         log.finish(name, conclusion, conclusion).await
+    }
+
+    /// Prepares the job, its containers as far as its request tells, and its actions.
+    async fn prepare_all(&mut self, log: &StepLog<'_, R>) -> Result<(), SetupError> {
+        let Shared {
+            request,
+            options,
+            sandbox,
+            ..
+        } = *self.shared;
+        prepare(request, options, sandbox, &mut self.context).await?;
+        self.plan_containers().await?;
+        Ok(self.actions(log).await?)
     }
 
     /// Finds all actions that the steps use by reference, and copies them into the sandbox.
@@ -154,6 +164,7 @@ async fn prepare<S: Sandbox>(
         &layout.tool_cache,
         &layout.repository,
         &layout.workspace,
+        &layout.github_home(),
     ] {
         archive.directory(below(&layout.work, directory), 0o755)?;
     }

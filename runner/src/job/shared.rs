@@ -6,6 +6,7 @@ use super::{
     Options,
     actions::Actions,
     cancel::JobClock,
+    containers::Containers,
     log::StepLog,
     masking::Masker,
     matcher::Matchers,
@@ -26,6 +27,7 @@ pub(super) struct Shared<'a, S, R> {
     /// Problem matchers that steps added.
     pub(super) matchers: Matchers,
     pub(super) actions: Actions,
+    pub(super) containers: Containers,
     /// Whether debug messages are logged.
     pub(super) debug: bool,
 }
@@ -33,14 +35,18 @@ pub(super) struct Shared<'a, S, R> {
 impl<S, R: Reporter> Shared<'_, S, R> {
     /// The log of record `number`; files of its annotations are named relative to `workspace`.
     pub(super) fn log(&self, number: u32, workspace: &str) -> StepLog<'_, R> {
-        StepLog::new(
+        let log = StepLog::new(
             self.reporter,
             &self.masker,
             &self.request.job_id,
             number,
             self.debug,
             workspace,
-        )
+        );
+        match self.containers.paths() {
+            Some(paths) => log.called(paths),
+            None => log,
+        }
     }
 
     /// Reports what is about the job as a whole.

@@ -188,13 +188,17 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
 
     /// The job's problem matchers, for one step.
     fn step_matchers(&self, context: &JobContext<'_>) -> StepMatchers<'_> {
-        StepMatchers::new(
+        let matchers = StepMatchers::new(
             &self.matchers,
             self.sandbox,
             &context.layout.workspace,
             context.github("server_url"),
             context.github("repository"),
-        )
+        );
+        match self.containers.paths() {
+            Some(paths) => matchers.called(paths),
+            None => matchers,
+        }
     }
 
     /// Evaluates the condition and runs the step if it holds. `around` is the rule that stops the

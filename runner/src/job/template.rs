@@ -222,21 +222,25 @@ impl Evaluator<'_> {
     }
 
     fn error(&self, at: Position, message: impl Into<String>) -> TemplateError {
+        TemplateError {
+            place: self.place(at),
+            message: message.into(),
+        }
+    }
+
+    /// A place as messages begin with it: `a.yml (Line: 3, Col: 5): `, or nothing.
+    pub(super) fn place(&self, at: Position) -> String {
         let index = at
             .file
             .and_then(|file| usize::try_from(file).ok()?.checked_sub(1));
         let file = index.and_then(|index| self.files.get(index));
-        let place = match (file, at.line, at.column) {
+        match (file, at.line, at.column) {
             (Some(file), Some(line), Some(column)) => {
                 format!("{file} (Line: {line}, Col: {column}): ")
             }
             (None, Some(line), Some(column)) => format!("(Line: {line}, Col: {column}): "),
             (Some(file), ..) => format!("{file}: "),
             _ => String::new(),
-        };
-        TemplateError {
-            place,
-            message: message.into(),
         }
     }
 }

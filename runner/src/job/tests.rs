@@ -2,6 +2,7 @@
 
 mod actions;
 mod cancelling;
+mod containers;
 mod environment;
 mod hostile;
 mod matchers;

@@ -17,13 +17,13 @@ pub fn unsupported(workflow: &Workflow) -> Vec<Diagnostic> {
 }
 
 fn containers(job: &Job) -> Option<Diagnostic> {
-    let token = job.container.as_ref().or(job.services.as_ref())?;
-    let request = JobRequest {
-        job_container: job.container.clone(),
-        job_service_containers: job.services.clone(),
-        ..JobRequest::default()
+    let (token, key) = match (&job.container, &job.services) {
+        (Some(token), _) => (token, "container"),
+        (None, Some(token)) => (token, "services"),
+        (None, None) => return None,
     };
-    let message = refused(&request)?;
+    let message =
+        format!("This job uses `{key}`, which this version of Mayfly does not support yet.");
     let help = "the job already runs in a machine of its own; start services in a step with `run:`";
     Some(Diagnostic::error(place_of(token), message, help))
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, future::Future, pin::Pin};
 
 use crate::{
-    job::files::bounded,
+    job::{containers::Paths, files::bounded},
     sandbox::{Sandbox, SandboxError},
 };
 
@@ -35,6 +35,8 @@ impl<S: Sandbox> GuestFiles for S {
 pub(super) struct Places<'a> {
     guest: &'a dyn GuestFiles,
     workspace: String,
+    /// What the guest's paths are called where the step runs.
+    paths: Paths,
     /// Lines of `.git/config` by which the workflow's own repository is known.
     origins: [String; 2],
     /// For each folder, the repository around it, if it is the workflow's own.
@@ -59,6 +61,7 @@ impl<'a> Places<'a> {
         Self {
             guest,
             workspace: workspace.to_owned(),
+            paths: Paths::default(),
             origins: [
                 format!("url = {server}/{repository}"),
                 format!("url = git@{host}:{repository}.git"),
@@ -67,9 +70,15 @@ impl<'a> Places<'a> {
         }
     }
 
+    /// The same for steps that call the guest's paths like this.
+    pub(super) fn called(self, paths: &Paths) -> Self {
+        let paths = paths.clone();
+        Self { paths, ..self }
+    }
+
     /// The path of a matcher's file in the guest.
     pub(super) fn absolute(&self, path: &str) -> String {
-        join(&self.workspace, path)
+        self.paths.outside(&join(&self.workspace, path))
     }
 
     /// Reads a file of at most `limit` bytes.
@@ -88,7 +97,7 @@ impl<'a> Places<'a> {
         if let Some((folder, _)) = from_path.rsplit_once('/') {
             path = join(folder, &path);
         }
-        let path = normal(&join(&self.workspace, &path));
+        let path = self.paths.outside(&normal(&join(&self.workspace, &path)));
         if !self.exists(&path).await {
             return Err(format!("Dropping file value '{path}'. Path does not exist"));
         }

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     job::{
         commands::{Annotation, Level},
+        containers::Paths,
         log::StepLog,
         reporter::Reporter,
     },
@@ -57,6 +58,12 @@ impl<'a> StepMatchers<'a> {
         // The newest comes first while a step runs; at its beginning the order is that of the job.
         matchers.active.reverse();
         matchers
+    }
+
+    /// The same for a step that calls the guest's paths like this.
+    pub(in crate::job) fn called(self, paths: &Paths) -> Self {
+        let places = self.places.called(paths);
+        Self { places, ..self }
     }
 
     /// Adds the matchers of a file; gives what to say about it in a debug log.

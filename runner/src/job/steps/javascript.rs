@@ -5,22 +5,22 @@ use indexmap::IndexMap;
 use crate::{
     action::manifest::NodeRuns,
     job::{
-        Options,
-        actions::Action,
-        environment::process_environment,
-        files::bounded,
-        outcome::Conclusion,
-        process::{Stop, supervise},
-        reporter::Reporter,
+        Options, Services, actions::Action, outcome::Conclusion, process::Stop, reporter::Reporter,
         task::Stage,
     },
-    sandbox::{ExecRequest, Sandbox},
+    sandbox::Sandbox,
 };
 
-use super::{ActionEnd, StepError, StepRun, inputs};
+use super::{
+    ActionEnd, StepError, StepRun, inputs,
+    process::{self, Process},
+};
 
 /// The oldest version that runs actions; older ones are run on it.
 const OLDEST: u32 = 20;
+
+/// What Docker's client ends with when the program of a process is not found in the container.
+const NOT_STARTED: i32 = 127;
 
 /// Set to `true`, runs actions for older versions on version 24.
 const FORCE_24: &str = "FORCE_JAVASCRIPT_ACTIONS_TO_NODE24";
@@ -53,25 +53,21 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
     let program = program(run.shared.options, node.major, forced, &action.name)?;
     let env = environment(run, values);
     run.files.write(run.shared.sandbox, None).await?;
-    let mut all = process_environment(run.context, run.shared.options, &env);
-    if let Some(services) = &run.shared.options.services {
-        all.extend(services.environment());
-    }
-    let request = ExecRequest {
+    let services = run.shared.options.services.iter();
+    let process = Process {
         argv: vec![program, format!("{}/{script}", action.directory)],
-        env: all.into_iter().collect(),
+        env: &env,
         cwd: run.context.layout.workspace.clone(),
-        user: run.shared.options.user.clone(),
-        stdin: false,
+        outside: services.flat_map(Services::environment).collect(),
     };
-    let exec = bounded(
-        "starting the action's process",
-        run.shared.sandbox.exec(request),
-    )
-    .await?;
-    let stop = run.stop;
-    let ending = supervise(exec, run.output, stop.wait(), stop.grace_over()).await?;
-    let conclusion = match (ending.stop, ending.status.map(|status| status.code())) {
+    let ending = process::run(run, process).await?;
+    let code = ending.status.map(|status| status.code());
+    if code == Some(NOT_STARTED) && run.shared.containers.job()?.is_some() {
+        let message = "The runner's Node.js needs the GNU C library in the job's container: images \
+                       without it (Alpine and others that use musl) run no JavaScript actions.";
+        run.output.log.error(message).await;
+    }
+    let conclusion = match (ending.stop, code) {
         (Some(Stop::Cancelled | Stop::GraceOver), _) => Conclusion::Cancelled,
         (None, Some(0)) => Conclusion::Success,
         _ => Conclusion::Failure,

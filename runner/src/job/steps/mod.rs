@@ -3,6 +3,7 @@
 mod composite;
 mod inputs;
 mod javascript;
+mod process;
 mod programs;
 mod run;
 mod shell;
@@ -18,6 +19,7 @@ use crate::{
 
 use super::{
     actions::{Action, ActionError},
+    containers::ContainerError,
     contexts::JobContext,
     files::StepFiles,
     outcome::Conclusion,
@@ -94,6 +96,9 @@ pub(super) enum StepError {
         /// The versions that there are.
         has: String,
     },
+    /// The job's container, in which the step runs.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// A kind of step that this version does not have.
     #[error("{0}")]
     Unsupported(String),
@@ -105,6 +110,7 @@ impl StepError {
         match self {
             Self::Sandbox(error @ SandboxError::Lost(_)) => Ok(error),
             Self::Action(error) => error.lost().map_err(Self::Action),
+            Self::Container(error) => error.lost().map_err(Self::Container),
             other => Err(other),
         }
     }

@@ -5,9 +5,8 @@ use zeroize::Zeroizing;
 use crate::{
     job::{
         environment::process_environment,
-        files::bounded,
         outcome::Conclusion,
-        process::{Stop, supervise},
+        process::Stop,
         reporter::Reporter,
         request::StepRequest,
         template::{Evaluator, TemplateError},
@@ -15,7 +14,11 @@ use crate::{
     sandbox::{ExecRequest, Sandbox},
 };
 
-use super::{ActionEnd, StepError, StepRun, shell::Shell};
+use super::{
+    ActionEnd, StepError, StepRun,
+    process::{self, Process},
+    shell::Shell,
+};
 
 /// What a `run:` step says, evaluated.
 struct Script {
@@ -29,21 +32,12 @@ pub(super) async fn script<S: Sandbox, R: Reporter>(
     run: &mut StepRun<'_, '_, S, R>,
 ) -> Result<ActionEnd, StepError> {
     let script = read(run)?;
-    let request = ExecRequest {
-        argv: Vec::new(),
-        env: process_environment(run.context, run.shared.options, run.env)
-            .into_iter()
-            .collect(),
-        cwd: "/".to_owned(),
-        user: run.shared.options.user.clone(),
-        stdin: false,
-    };
     let names = &script.shell.programs;
-    let found = run
-        .shared
-        .programs
-        .find(run.shared.sandbox, names, request.clone())
-        .await?;
+    let found = match run.shared.containers.job()? {
+        // Its own `PATH` decides, as at GitHub.
+        Some(_) => names.first().cloned(),
+        None => find(run, names).await?,
+    };
     print_header(run, &script, found.as_deref()).await;
     let program = found.ok_or_else(|| StepError::NoProgram(names[0].clone()))?;
     let path = run.files.script_path(script.shell.extension);
@@ -53,19 +47,35 @@ pub(super) async fn script<S: Sandbox, R: Reporter>(
     run.files
         .write(run.shared.sandbox, Some((&path, content.as_bytes())))
         .await?;
-    let exec = run.shared.sandbox.exec(ExecRequest {
+    let process = Process {
         argv,
+        env: run.env,
         cwd: script.directory,
-        ..request
-    });
-    let exec = bounded("starting the step's process", exec).await?;
-    let stop = run.stop;
-    let ending = supervise(exec, run.output, stop.wait(), stop.grace_over()).await?;
+        outside: Vec::new(),
+    };
+    let ending = process::run(run, process).await?;
     let code = ending.status.map(|status| status.code());
     Ok(ActionEnd {
         conclusion: conclude(run, ending.stop, code).await,
         stop: ending.stop,
     })
+}
+
+/// Where the first of these programs is in the sandbox.
+async fn find<S: Sandbox, R: Reporter>(
+    run: &StepRun<'_, '_, S, R>,
+    names: &[String],
+) -> Result<Option<String>, StepError> {
+    let shared = run.shared;
+    let env = process_environment(run.context, shared.options, run.env);
+    let request = ExecRequest {
+        argv: Vec::new(),
+        env: env.into_iter().collect(),
+        cwd: "/".to_owned(),
+        user: shared.options.user.clone(),
+        stdin: false,
+    };
+    Ok(shared.programs.find(shared.sandbox, names, request).await?)
 }
 
 async fn conclude<S, R: Reporter>(
@@ -115,9 +125,13 @@ fn read<S, R: Reporter>(run: &StepRun<'_, '_, S, R>) -> Result<Script, StepError
             .unwrap_or_default(),
     };
     let text = input(&run.task.step, &evaluator, "script")?.unwrap_or_default();
+    let shell = match run.shared.containers.job()? {
+        Some(_) => Shell::in_container(&shell)?,
+        None => Shell::new(&shell)?,
+    };
     Ok(Script {
         text: Zeroizing::new(text),
-        shell: Shell::new(&shell)?,
+        shell,
         directory: join(&run.context.layout.workspace, &directory),
     })
 }

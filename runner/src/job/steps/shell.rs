@@ -1,5 +1,7 @@
 //! Shells of `run:` steps: which program with which arguments.
 
+use crate::job::words::words;
+
 /// How a script is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::job) struct Shell {
@@ -67,6 +69,14 @@ impl Shell {
         Ok(shell)
     }
 
+    /// The same for a job's container, whose shells the runner does not know.
+    pub(in crate::job) fn in_container(option: &str) -> Result<Self, ShellError> {
+        if option.trim().is_empty() {
+            return Ok(Self::script(&["sh"], "-e {0}"));
+        }
+        Self::new(option)
+    }
+
     fn script(programs: &[&str], arguments: &str) -> Self {
         Self {
             programs: programs.iter().map(|&program| program.to_owned()).collect(),
@@ -97,7 +107,7 @@ impl Shell {
             rest = &rest[length..];
         }
         text.push_str(rest);
-        Ok(split(&text))
+        Ok(words(&text))
     }
 
     /// The script with what the shell needs around it.
@@ -110,46 +120,6 @@ impl Shell {
              if ((Test-Path -LiteralPath variable:\\LASTEXITCODE)) {{ exit $LASTEXITCODE }}"
         )
     }
-}
-
-/// Splits arguments as .NET does: blanks separate, double quotes hold together, a backslash
-/// escapes a double quote and otherwise stands for itself.
-fn split(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut current: Option<String> = None;
-    let mut quoted = false;
-    let mut backslashes = 0;
-    for c in text.chars() {
-        if c == '\\' {
-            backslashes += 1;
-            continue;
-        }
-        let escaped = c == '"' && backslashes % 2 == 1;
-        let kept = if c == '"' {
-            backslashes / 2
-        } else {
-            backslashes
-        };
-        if kept > 0 || escaped {
-            current.get_or_insert_default().push_str(&"\\".repeat(kept));
-        }
-        backslashes = 0;
-        match c {
-            '"' if !escaped => {
-                quoted = !quoted;
-                current.get_or_insert_default();
-            }
-            ' ' | '\t' if !quoted => found.extend(current.take()),
-            _ => current.get_or_insert_default().push(c),
-        }
-    }
-    if backslashes > 0 {
-        current
-            .get_or_insert_default()
-            .push_str(&"\\".repeat(backslashes));
-    }
-    found.extend(current);
-    found
 }
 
 #[cfg(test)]
