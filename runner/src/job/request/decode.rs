@@ -1,10 +1,10 @@
 //! Reading a job message from JSON.
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::{
     expression::value::{Object, Value},
-    workflow::token::TemplateToken,
+    tolerant::{FieldError, Fields},
 };
 
 use super::{
@@ -23,13 +23,8 @@ pub enum DecodeError {
         column: usize,
     },
     /// A field has another type or value than it can have.
-    #[error("the job message's {path} {problem}")]
-    Field {
-        /// The field, as a path from the top: `steps[2].reference.type`.
-        path: String,
-        /// What is wrong with it.
-        problem: String,
-    },
+    #[error("the job message's {0}")]
+    Field(#[from] FieldError),
 }
 
 /// Reads a job message.
@@ -42,10 +37,10 @@ pub fn decode(message: &[u8]) -> Result<JobRequest, DecodeError> {
         line: error.line(),
         column: error.column(),
     })?;
-    job_request(Fields::new(json, String::new())?)
+    Ok(job_request(Fields::new(json, String::new())?)?)
 }
 
-fn job_request(mut f: Fields) -> Result<JobRequest, DecodeError> {
+fn job_request(mut f: Fields) -> Result<JobRequest, FieldError> {
     Ok(JobRequest {
         message_type: f.text("messageType")?.unwrap_or_default(),
         plan: f.object("plan", plan)?.unwrap_or_default(),
@@ -77,7 +72,7 @@ fn job_request(mut f: Fields) -> Result<JobRequest, DecodeError> {
     })
 }
 
-fn plan(mut f: Fields) -> Result<Plan, DecodeError> {
+fn plan(mut f: Fields) -> Result<Plan, FieldError> {
     Ok(Plan {
         plan_type: f.text("planType")?.unwrap_or_default(),
         plan_id: f.required("planId")?,
@@ -86,14 +81,14 @@ fn plan(mut f: Fields) -> Result<Plan, DecodeError> {
     })
 }
 
-fn timeline(mut f: Fields) -> Result<Timeline, DecodeError> {
+fn timeline(mut f: Fields) -> Result<Timeline, FieldError> {
     Ok(Timeline {
         id: f.text("id")?.unwrap_or_default(),
         change_id: f.integer("changeId")?.unwrap_or_default(),
     })
 }
 
-fn step(mut f: Fields) -> Result<StepRequest, DecodeError> {
+fn step(mut f: Fields) -> Result<StepRequest, FieldError> {
     let name = f.text("name")?.unwrap_or_default();
     Ok(StepRequest {
         id: f.required("id")?,
@@ -114,7 +109,7 @@ fn step(mut f: Fields) -> Result<StepRequest, DecodeError> {
     })
 }
 
-fn step_action(f: &mut Fields) -> Result<StepAction, DecodeError> {
+fn step_action(f: &mut Fields) -> Result<StepAction, FieldError> {
     let kind = f.text("type")?.unwrap_or_else(|| "action".to_owned());
     match kind.to_ascii_lowercase().as_str() {
         "action" | "4" => {}
@@ -130,7 +125,7 @@ fn step_action(f: &mut Fields) -> Result<StepAction, DecodeError> {
     reference.ok_or_else(|| f.wrong("reference", "is missing"))
 }
 
-fn reference(mut f: Fields) -> Result<StepAction, DecodeError> {
+fn reference(mut f: Fields) -> Result<StepAction, FieldError> {
     let kind = f.required("type")?;
     match kind.to_ascii_lowercase().as_str() {
         "repository" | "1" => Ok(StepAction::Repository {
@@ -147,7 +142,7 @@ fn reference(mut f: Fields) -> Result<StepAction, DecodeError> {
     }
 }
 
-fn variables(f: &mut Fields) -> Result<Variables, DecodeError> {
+fn variables(f: &mut Fields) -> Result<Variables, FieldError> {
     let mut variables = Variables::default();
     for (name, mut value) in f.map("variables")? {
         let text = value.text("value")?.unwrap_or_default();
@@ -161,7 +156,7 @@ fn variables(f: &mut Fields) -> Result<Variables, DecodeError> {
     Ok(variables)
 }
 
-fn mask_hint(mut f: Fields) -> Result<MaskHint, DecodeError> {
+fn mask_hint(mut f: Fields) -> Result<MaskHint, FieldError> {
     let kind = f.text("type")?.unwrap_or_default();
     let value = f.text("value")?.unwrap_or_default();
     // An unknown kind hides its text: rather too much than too little.
@@ -171,7 +166,7 @@ fn mask_hint(mut f: Fields) -> Result<MaskHint, DecodeError> {
     })
 }
 
-fn endpoint(mut f: Fields) -> Result<Endpoint, DecodeError> {
+fn endpoint(mut f: Fields) -> Result<Endpoint, FieldError> {
     let access_token = |mut parameters: Fields| parameters.text("AccessToken");
     let authorization = |mut f: Fields| Ok(f.object("parameters", access_token)?.flatten());
     Ok(Endpoint {
@@ -185,7 +180,7 @@ fn endpoint(mut f: Fields) -> Result<Endpoint, DecodeError> {
     })
 }
 
-fn context_data(f: &mut Fields) -> Result<Object, DecodeError> {
+fn context_data(f: &mut Fields) -> Result<Object, FieldError> {
     let Some(json) = f.take("contextData") else {
         return Ok(Object::new());
     };
@@ -199,177 +194,4 @@ fn context_data(f: &mut Fields) -> Result<Object, DecodeError> {
         contexts.insert(name, value);
     }
     Ok(contexts)
-}
-
-/// The fields of one JSON object, found without regard to case; `null` is as good as absent.
-struct Fields {
-    path: String,
-    map: Map<String, Json>,
-}
-
-impl Fields {
-    fn new(json: Json, path: String) -> Result<Self, DecodeError> {
-        match json {
-            Json::Object(map) => Ok(Self { path, map }),
-            _ => Err(DecodeError::Field {
-                path: if path.is_empty() {
-                    "top level".to_owned()
-                } else {
-                    path
-                },
-                problem: "is not an object".to_owned(),
-            }),
-        }
-    }
-
-    fn path(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        }
-    }
-
-    fn wrong(&self, name: &str, problem: impl Into<String>) -> DecodeError {
-        DecodeError::Field {
-            path: self.path(name),
-            problem: problem.into(),
-        }
-    }
-
-    fn take(&mut self, name: &str) -> Option<Json> {
-        let key = if self.map.contains_key(name) {
-            name.to_owned()
-        } else {
-            let same = |key: &&String| key.eq_ignore_ascii_case(name);
-            self.map.keys().find(same)?.clone()
-        };
-        self.map.remove(&key).filter(|json| !json.is_null())
-    }
-
-    fn text(&mut self, name: &str) -> Result<Option<String>, DecodeError> {
-        match self.take(name) {
-            None => Ok(None),
-            Some(Json::String(text)) => Ok(Some(text)),
-            Some(Json::Number(number)) => Ok(Some(number.to_string())),
-            Some(Json::Bool(flag)) => Ok(Some(flag.to_string())),
-            Some(_) => Err(self.wrong(name, "is not text")),
-        }
-    }
-
-    fn required(&mut self, name: &str) -> Result<String, DecodeError> {
-        self.text(name)?
-            .ok_or_else(|| self.wrong(name, "is missing"))
-    }
-
-    fn boolean(&mut self, name: &str) -> Result<Option<bool>, DecodeError> {
-        let Some(text) = self.text(name)? else {
-            return Ok(None);
-        };
-        match text.trim().to_ascii_lowercase().as_str() {
-            "true" | "1" => Ok(Some(true)),
-            "false" | "0" | "" => Ok(Some(false)),
-            _ => Err(self.wrong(name, "is neither true nor false")),
-        }
-    }
-
-    fn integer(&mut self, name: &str) -> Result<Option<i64>, DecodeError> {
-        let Some(text) = self.text(name)? else {
-            return Ok(None);
-        };
-        let number = text.trim().parse();
-        number
-            .map(Some)
-            .map_err(|_| self.wrong(name, "is not a whole number"))
-    }
-
-    fn list(&mut self, name: &str) -> Result<Vec<Json>, DecodeError> {
-        match self.take(name) {
-            None => Ok(Vec::new()),
-            Some(Json::Array(items)) => Ok(items),
-            Some(_) => Err(self.wrong(name, "is not a list")),
-        }
-    }
-
-    fn texts(&mut self, name: &str) -> Result<Vec<String>, DecodeError> {
-        let mut texts = Vec::new();
-        for item in self.list(name)? {
-            match item {
-                Json::String(text) => texts.push(text),
-                _ => return Err(self.wrong(name, "holds something else than text")),
-            }
-        }
-        Ok(texts)
-    }
-
-    fn object<T>(
-        &mut self,
-        name: &str,
-        read: impl FnOnce(Fields) -> Result<T, DecodeError>,
-    ) -> Result<Option<T>, DecodeError> {
-        let path = self.path(name);
-        self.take(name)
-            .map(|json| read(Fields::new(json, path)?))
-            .transpose()
-    }
-
-    fn objects<T>(
-        &mut self,
-        name: &str,
-        read: impl Fn(Fields) -> Result<T, DecodeError>,
-    ) -> Result<Vec<T>, DecodeError> {
-        let path = self.path(name);
-        let items = self.list(name)?.into_iter().enumerate();
-        items
-            .map(|(i, json)| read(Fields::new(json, format!("{path}[{i}]"))?))
-            .collect()
-    }
-
-    fn map(&mut self, name: &str) -> Result<Vec<(String, Fields)>, DecodeError> {
-        let Some(fields) = self.object(name, Ok)? else {
-            return Ok(Vec::new());
-        };
-        let Fields { path, map } = fields;
-        let entry = |(key, json): (String, Json)| {
-            let path = format!("{path}.{key}");
-            Ok((key, Fields::new(json, path)?))
-        };
-        map.into_iter().map(entry).collect()
-    }
-
-    fn text_map(&mut self, name: &str) -> Result<Vec<(String, String)>, DecodeError> {
-        let Some(mut fields) = self.object(name, Ok)? else {
-            return Ok(Vec::new());
-        };
-        let keys: Vec<String> = fields.map.keys().cloned().collect();
-        let mut found = Vec::with_capacity(keys.len());
-        for key in keys {
-            let text = fields.text(&key)?.unwrap_or_default();
-            found.push((key, text));
-        }
-        Ok(found)
-    }
-
-    fn token(&mut self, name: &str) -> Result<Option<TemplateToken>, DecodeError> {
-        let Some(json) = self.take(name) else {
-            return Ok(None);
-        };
-        let token = serde_json::from_value::<TemplateToken>(json);
-        let token = token.map_err(|error| self.wrong(name, format!("cannot be read: {error}")))?;
-        Ok(Some(token).filter(|token| !token.is_null()))
-    }
-
-    fn tokens(&mut self, name: &str) -> Result<Vec<TemplateToken>, DecodeError> {
-        let mut found = Vec::new();
-        for (index, json) in self.list(name)?.into_iter().enumerate() {
-            let token = serde_json::from_value::<TemplateToken>(json).map_err(|error| {
-                self.wrong(
-                    &format!("{name}[{index}]"),
-                    format!("cannot be read: {error}"),
-                )
-            })?;
-            found.push(token);
-        }
-        Ok(found)
-    }
 }
