@@ -5,7 +5,8 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::{ffi::OsStringExt, fs::PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
@@ -116,6 +117,34 @@ impl Checkout {
     #[must_use]
     pub fn len(&self) -> usize {
         self.files.len()
+    }
+
+    /// The files, by their paths from the top.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// A file of at most `limit` bytes; `None` if there is none of this name. No symbolic link is
+    /// followed.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being read.
+    pub fn read(&self, file: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        match self.metadata(file) {
+            Ok(metadata) if metadata.is_file() => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(_) | Err(_) => return Ok(None),
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(self.root.join(file), flags, Mode::empty())?;
+        let mut bytes = Vec::new();
+        io::Read::take(fs::File::from(opened), limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            let why = format!("it is longer than {limit} bytes");
+            return Err(io::Error::other(why));
+        }
+        Ok(Some(bytes))
     }
 
     /// Whether there is nothing to copy.

@@ -94,7 +94,7 @@ pub async fn fetch(
     commit: CommitId,
     locked: Option<ContentDigest>,
 ) -> Result<Proven, FetchError> {
-    if let Some(proven) = store.proven(commit) {
+    if let Some(proven) = store.proven(repository, commit) {
         return match locked.filter(|expected| *expected != proven.content) {
             None => Ok(proven),
             Some(expected) => Err(FetchError::Locked {
@@ -150,7 +150,7 @@ pub async fn fetch(
         }
     };
     let proven = Proven { tree, content };
-    store.prove(commit, proven)?;
+    store.prove(repository, commit, proven)?;
     Ok(proven)
 }
 

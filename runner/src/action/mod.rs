@@ -12,6 +12,7 @@ pub mod image;
 pub mod lockfile;
 pub mod manifest;
 pub mod reference;
+pub mod resolve;
 pub mod rewrite;
 pub mod source;
 pub mod store;

@@ -197,6 +197,6 @@ async fn a_source_that_lies_is_found_out() {
             "{error}"
         );
         assert_eq!(world.store.list().unwrap(), []);
-        assert_eq!(world.store.proven(honest), None);
+        assert_eq!(world.store.proven(&tool, honest), None);
     }
 }

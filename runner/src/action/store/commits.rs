@@ -1,14 +1,26 @@
 //! Which content a commit was proven to have, so that a commit that was seen once needs no source.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{collections::BTreeSet, fs, io::Write, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{ADDING, ActionStore, HostError, remove};
-use crate::action::digest::{CommitId, ContentDigest, TreeId};
+use crate::action::{
+    digest::{CommitId, ContentDigest, TreeId},
+    reference::RepositoryName,
+};
 
 /// What the name of a note ends with.
 const NOTE: &str = ".commit";
+
+/// A note on disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    #[serde(flatten)]
+    proven: Proven,
+    /// The repositories that were seen to hold the commit, in lower case.
+    repositories: BTreeSet<String>,
+}
 
 /// The tree and the content of a commit, as they were proven when the action was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,19 +32,39 @@ pub struct Proven {
 }
 
 impl ActionStore {
-    /// What a commit was proven to be, if its action is still there.
+    /// What a commit was proven to be, if its action is still there and this repository was seen to
+    /// hold it: a commit of a fork must not pass for one of the repository.
     #[must_use]
-    pub fn proven(&self, commit: CommitId) -> Option<Proven> {
-        let note = fs::read(self.note(commit)).ok()?;
-        let proven: Proven = serde_json::from_slice(&note).ok()?;
-        self.contains(proven.content).then_some(proven)
+    pub fn proven(&self, repository: &RepositoryName, commit: CommitId) -> Option<Proven> {
+        let note = self.read_note(commit)?;
+        note.repositories
+            .contains(&repository.key())
+            .then_some(note.proven)
     }
 
-    /// Keeps what a commit was proven to be.
+    fn read_note(&self, commit: CommitId) -> Option<Note> {
+        let note = fs::read(self.note(commit)).ok()?;
+        let note: Note = serde_json::from_slice(&note).ok()?;
+        self.contains(note.proven.content).then_some(note)
+    }
+
+    /// Keeps what a commit of a repository was proven to be.
     ///
     /// # Errors
     /// [`HostError`] if it cannot be written.
-    pub fn prove(&self, commit: CommitId, proven: Proven) -> Result<(), HostError> {
+    pub fn prove(
+        &self,
+        repository: &RepositoryName,
+        commit: CommitId,
+        proven: Proven,
+    ) -> Result<(), HostError> {
+        let known = self.read_note(commit).filter(|note| note.proven == proven);
+        let mut repositories = known.map(|note| note.repositories).unwrap_or_default();
+        repositories.insert(repository.key());
+        let note = Note {
+            proven,
+            repositories,
+        };
         let path = self.note(commit);
         let failed = |cause| HostError {
             step: "write",
@@ -40,7 +72,7 @@ impl ActionStore {
             cause,
         };
         self.make()?;
-        let note = serde_json::to_vec(&proven).map_err(|error| failed(error.into()))?;
+        let note = serde_json::to_vec(&note).map_err(|error| failed(error.into()))?;
         let mut file = tempfile::Builder::new()
             .prefix(ADDING)
             .tempfile_in(&self.folder)
@@ -56,7 +88,7 @@ impl ActionStore {
     pub(super) fn forget(&self) -> Result<(), HostError> {
         for (name, path) in self.files()? {
             let commit = name.strip_suffix(NOTE).and_then(|id| id.parse().ok());
-            if commit.is_some_and(|commit| self.proven(commit).is_none()) {
+            if commit.is_some_and(|commit| self.read_note(commit).is_none()) {
                 remove(&path)?;
             }
         }
@@ -89,13 +121,17 @@ mod tests {
             tree: expected.tree,
             content,
         };
-        assert_eq!(store.proven(commit), None);
-        store.prove(commit, proven).unwrap();
-        assert_eq!(store.proven(commit), Some(proven));
+        let [tool, fork] =
+            ["Octo/tool", "evil/tool"].map(|name| RepositoryName::parse(name).unwrap());
+        assert_eq!(store.proven(&tool, commit), None);
+        store.prove(&tool, commit, proven).unwrap();
+        assert_eq!(store.proven(&tool, commit), Some(proven));
+        assert_eq!(store.proven(&fork, commit), None);
+        store.prove(&fork, commit, proven).unwrap();
         store.collect(std::time::Duration::from_secs(60)).unwrap();
-        assert_eq!(store.proven(commit), Some(proven));
+        assert_eq!(store.proven(&tool, commit), Some(proven));
         store.collect(std::time::Duration::ZERO).unwrap();
-        assert_eq!(store.proven(commit), None);
+        assert_eq!(store.proven(&tool, commit), None);
         assert_eq!(
             store
                 .files()

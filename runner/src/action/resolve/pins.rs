@@ -1,0 +1,202 @@
+//! One entry: which commit or image it stands for, by the lock or by the source.
+
+use super::graph::{FetchedPin, PinnedImage, Wrong};
+use super::locks::LockedAction;
+use super::{Resolver, Unknown};
+use crate::action::fetch::{FetchError, fetch};
+use crate::action::image::ImageReference;
+use crate::action::lockfile::{PinKey, Resolution};
+use crate::action::reference::{ActionKey, RepositoryName, is_commit_id};
+use crate::action::source::{Named, SourceError};
+use crate::printable;
+
+/// Why an entry has no pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) wrong: Wrong,
+    pub(super) message: String,
+}
+
+impl Failure {
+    pub(super) fn new(wrong: Wrong, message: impl Into<String>) -> Self {
+        let message = printable::line(&message.into());
+        Self { wrong, message }
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        let wrong = match &error {
+            error if error.is_tampering() => Wrong::Tampered,
+            FetchError::Source(error) => of_source(error),
+            _ => Wrong::Unreachable,
+        };
+        Self::new(wrong, error.to_string())
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::new(of_source(&error), error.to_string())
+    }
+}
+
+fn of_source(error: &SourceError) -> Wrong {
+    match error {
+        SourceError::Foreign { .. } => Wrong::Unverifiable,
+        _ => Wrong::Unreachable,
+    }
+}
+
+impl Resolver {
+    /// The commit of an action or reusable workflow, with its content in the store.
+    pub(super) async fn action(
+        &self,
+        repository: &RepositoryName,
+        key: &ActionKey,
+    ) -> Result<FetchedPin, Failure> {
+        let update = self.update.takes(&PinKey::Action(key.clone()));
+        match self.locks.action(key).filter(|_| !update) {
+            Some(locked) => self.locked(repository, key, locked).await,
+            None => self.looked_up(repository, key).await,
+        }
+    }
+
+    async fn locked(
+        &self,
+        repository: &RepositoryName,
+        key: &ActionKey,
+        locked: LockedAction,
+    ) -> Result<FetchedPin, Failure> {
+        let (reference, commit) = (key.reference(), locked.commit);
+        let named = is_commit_id(reference);
+        if named && !reference.eq_ignore_ascii_case(&commit.hex()) {
+            let message = format!(
+                "the lock has the commit {commit} for `{key}`, which names another one: the lock file \
+                 was changed by hand; look at its history"
+            );
+            return Err(Failure::new(Wrong::Tampered, message));
+        }
+        let content = locked.proof.map(|(_, content)| content);
+        let upstream = &*self.upstream;
+        let proven = fetch(upstream, &self.store, repository, commit, content).await?;
+        if let Some((tree, _)) = locked.proof
+            && tree != proven.tree
+        {
+            let message = format!(
+                "{commit} has the tree {}, and {tree} is locked: the lock file was changed by hand; \
+                 look at its history",
+                proven.tree
+            );
+            return Err(Failure::new(Wrong::Tampered, message));
+        }
+        let (moved, unasked) = match named || !self.ask {
+            true => (None, None),
+            false => self.moved(repository, reference, &locked).await,
+        };
+        Ok(FetchedPin {
+            repository: repository.clone(),
+            commit,
+            tree: proven.tree,
+            content: proven.content,
+            version: locked.version,
+            locked: content.is_some(),
+            resolved: locked.resolved.unwrap_or_else(|| self.here()),
+            moved,
+            unasked,
+        })
+    }
+
+    /// What a locked reference stands for now, if that is something else.
+    async fn moved(
+        &self,
+        repository: &RepositoryName,
+        reference: &str,
+        locked: &LockedAction,
+    ) -> (Option<Named>, Option<String>) {
+        match self.upstream.find(repository, reference).await {
+            Ok(Some(named)) => (
+                Some(named).filter(|named| named.commit != locked.commit),
+                None,
+            ),
+            Ok(None) => {
+                let why = format!("{repository} has no tag or branch `{reference}` any more");
+                (None, Some(why))
+            }
+            Err(error) => (None, Some(printable::line(&error.to_string()))),
+        }
+    }
+
+    async fn looked_up(
+        &self,
+        repository: &RepositoryName,
+        key: &ActionKey,
+    ) -> Result<FetchedPin, Failure> {
+        let reference = key.reference();
+        if self.unknown == Unknown::Refuse && !is_commit_id(reference) {
+            let message = format!("`{key}` is not in the lock; run `mayfly pin`");
+            return Err(Failure::new(Wrong::Unpinned, message));
+        }
+        let named = self.upstream.find(repository, reference).await?;
+        let named = named.ok_or_else(|| {
+            let from = self.upstream.name();
+            let message = format!(
+                "{repository} has no tag or branch `{reference}` at {from}; correct the reference"
+            );
+            Failure::new(Wrong::Unverifiable, message)
+        })?;
+        let (upstream, commit) = (&*self.upstream, named.commit);
+        let proven = fetch(upstream, &self.store, repository, commit, None).await?;
+        Ok(FetchedPin {
+            repository: repository.clone(),
+            commit,
+            tree: proven.tree,
+            content: proven.content,
+            version: named.version,
+            resolved: self.here(),
+            locked: false,
+            moved: None,
+            unasked: None,
+        })
+    }
+
+    /// The digests of an image.
+    pub(super) async fn image(&self, image: &ImageReference) -> Result<PinnedImage, Failure> {
+        if let Some(digest) = &image.digest {
+            return Ok(PinnedImage {
+                digest: digest.clone(),
+                platforms: Vec::new(),
+                resolved: None,
+                locked: true,
+                moved: None,
+                unasked: None,
+            });
+        }
+        let key = image.key();
+        let update = self.update.takes(&PinKey::Image(key.clone()));
+        match self.locks.image(&key).filter(|_| !update) {
+            Some(locked) => Ok(PinnedImage {
+                digest: locked.digest,
+                platforms: locked.platforms,
+                resolved: Some(locked.resolved),
+                locked: true,
+                moved: None,
+                unasked: None,
+            }),
+            None => {
+                let message = format!(
+                    "the image `{image}` has no digest and is not in the lock; write `{image}@sha256:…`"
+                );
+                Err(Failure::new(Wrong::Unpinned, message))
+            }
+        }
+    }
+
+    /// Now, from the source of this resolver.
+    fn here(&self) -> Resolution {
+        Resolution {
+            at: self.now.clone(),
+            from: self.upstream.name().to_owned(),
+        }
+    }
+}
