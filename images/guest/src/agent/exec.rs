@@ -89,6 +89,26 @@ pub fn run_once(program: &str, context: &Context) -> Result<(), ExecError> {
     Ok(())
 }
 
+/// Starts a program that stays, as root, in the group `name` beside the steps' and within their limits.
+/// Gives its number: whoever reaps all children, PID 1 in a sandbox, reaps it.
+///
+/// # Errors
+/// It did not start.
+pub fn start_service(
+    mut command: Command,
+    name: &str,
+    steps: Option<&Cgroup>,
+) -> Result<u32, ExecError> {
+    let cgroup = steps.map(|steps| steps.child(name)).transpose();
+    let procs = cgroup.and_then(|group| group.as_ref().map(Cgroup::procs).transpose());
+    become_step(&mut command, None, procs.map_err(ExecError::Cgroup)?);
+    let program = command.get_program().to_string_lossy().into_owned();
+    let child = command.spawn();
+    child
+        .map(|child| child.id())
+        .map_err(|error| ExecError::Program(program, error))
+}
+
 fn start(spec: &ExecSpec, context: &Context) -> Result<Started, ExecError> {
     if !Path::new(&spec.cwd).is_dir() {
         return Err(ExecError::Directory(spec.cwd.clone()));

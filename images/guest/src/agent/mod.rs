@@ -16,11 +16,12 @@ use std::{net::TcpListener, os::fd::OwnedFd};
 
 pub use cgroup::Cgroup;
 pub use connection::{Connection, ConnectionError};
-pub use exec::{ExecError, run_once};
+pub use exec::{ExecError, run_once, start_service};
 pub use files::{FileError, Root};
 pub use forward::listen;
 pub use service::{ServiceError, serve_unix};
 pub use tree::{TreeError, pack, unpack};
+pub(crate) use users::group_id;
 
 use crate::wire::{AgentState, Answer, Request};
 

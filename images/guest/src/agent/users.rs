@@ -23,6 +23,9 @@ pub enum UserError {
     /// Not in `/etc/passwd`, and not a number.
     #[error("there is no user {0:?} in /etc/passwd")]
     Unknown(String),
+    /// Not in `/etc/group`.
+    #[error("there is no group {0:?} in /etc/group")]
+    UnknownGroup(String),
     /// The databases cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -74,6 +77,17 @@ fn groups_of(group: &str, user: &str, primary: u32) -> Vec<Gid> {
     groups
 }
 
+/// A group's number by its name.
+pub(crate) fn group_id(root: &Root, name: &str) -> Result<u32, UserError> {
+    let groups = read(root, "/etc/group")?;
+    let found = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let number = (fields.next() == Some(name)).then(|| fields.nth(1))??;
+        number.parse().ok()
+    });
+    found.ok_or_else(|| UserError::UnknownGroup(name.to_owned()))
+}
+
 fn read(root: &Root, path: &str) -> Result<String, FileError> {
     let bytes = root.read(path, DATABASE_LIMIT)?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -115,5 +129,13 @@ mod tests {
             lookup(&root, "nobody"),
             Err(UserError::Unknown(name)) if name == "nobody"
         ));
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_name() {
+        let (_folder, root) = root();
+        assert_eq!(group_id(&root, "docker").expect("known"), 99);
+        let unknown = group_id(&root, "dock");
+        assert!(matches!(unknown, Err(UserError::UnknownGroup(name)) if name == "dock"));
     }
 }

@@ -10,6 +10,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use thiserror::Error;
 
 use super::{
+    activation::Activation,
     modules::{self, ModuleError},
     mounts::{self, MountError},
     network,
@@ -53,6 +54,7 @@ pub(super) struct Machine {
     pub(super) listener: Listener,
     pub(super) context: Context,
     pub(super) steps: Cgroup,
+    pub(super) activation: Option<Activation>,
 }
 
 /// Brings the machine up, to the state of which a snapshot is taken.
@@ -72,12 +74,14 @@ pub(super) fn boot() -> Result<Machine, BootError> {
         forward: forward(),
     };
     warm_up(&context)?;
+    let activation = activation(&options, &context);
     let listener = Listener::bind(AGENT_PORT)?;
     eprintln!("mayfly-guest: ready");
     Ok(Machine {
         listener,
         context,
         steps,
+        activation,
     })
 }
 
@@ -91,6 +95,18 @@ fn forward() -> Option<TcpListener> {
         eprintln!("mayfly-guest: listening on {address}: {error}");
     }
     listener.ok()
+}
+
+/// The socket that the command line names. A recipe that is wrong there is still of use.
+fn activation(options: &Options, context: &Context) -> Option<Activation> {
+    let socket = options.socket.as_ref()?;
+    let name = Path::new(&socket.argv[0]).file_name()?.to_string_lossy();
+    let log = format!("/var/log/{name}.log");
+    let bound = Activation::bind(socket, Path::new(&log), context);
+    if let Err(error) = &bound {
+        eprintln!("mayfly-guest: the socket {}: {error}", socket.path);
+    }
+    bound.ok()
 }
 
 /// Runs a first step, so that the paths that every step takes are in memory, and so in the snapshot.

@@ -3,6 +3,7 @@
 //! Each part of coming up is a file here. What fails is said on the console, and the machine is
 //! reset, which the VMM reports as a guest that panicked: there is nobody to repair it.
 
+mod activation;
 mod boot;
 mod identity;
 mod modules;
@@ -17,7 +18,7 @@ use rustix::system::{RebootCommand, reboot};
 /// Runs the machine; never returns. Only for process 1 of a virtual machine that holds nothing.
 pub fn run() -> ! {
     let error = match boot::boot() {
-        Ok(machine) => serve::serve(&machine),
+        Ok(machine) => serve::serve(machine),
         Err(error) => error,
     };
     eprintln!("mayfly-guest: {error}; resetting the machine");

@@ -14,7 +14,9 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, wait},
 };
 
-use super::{boot::BootError, boot::Machine, identity, power_off, vsock::VsockError};
+use super::{
+    activation::Activation, boot::BootError, boot::Machine, identity, power_off, vsock::VsockError,
+};
 use crate::{
     agent::{Connection, ConnectionError, serve as serve_request},
     wire::{AgentState, Answer, IdentityRequest, Request},
@@ -24,8 +26,9 @@ use crate::{
 const MAX_HANDLERS: usize = 128;
 
 /// Serves for ever; gives the reason why it cannot go on.
-pub(super) fn serve(machine: &Machine) -> BootError {
-    match Server::new(machine).and_then(|mut server| server.run()) {
+pub(super) fn serve(mut machine: Machine) -> BootError {
+    let activation = machine.activation.take();
+    match Server::new(&machine, activation).and_then(|mut server| server.run()) {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -37,10 +40,11 @@ struct Server<'a> {
     signals: OwnedFd,
     state: AgentState,
     handlers: HashSet<Pid>,
+    activation: Option<Activation>,
 }
 
 impl<'a> Server<'a> {
-    fn new(machine: &'a Machine) -> Result<Self, BootError> {
+    fn new(machine: &'a Machine, activation: Option<Activation>) -> Result<Self, BootError> {
         let signals = signal_descriptor();
         let signals = signals.map_err(|error| BootError::Own("watching signals", error))?;
         Ok(Self {
@@ -48,28 +52,44 @@ impl<'a> Server<'a> {
             signals,
             state: AgentState::Template,
             handlers: HashSet::new(),
+            activation,
         })
     }
 
     fn run(&mut self) -> Result<std::convert::Infallible, BootError> {
         loop {
-            let mut fds = [
-                PollFd::new(&self.machine.listener, PollFlags::IN),
-                PollFd::new(&self.signals, PollFlags::IN),
-            ];
-            match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(VsockError::Wait(errno.into()).into()),
-            }
-            let [connection, signal] = fds.map(|fd| !fd.revents().is_empty());
+            let [connection, signal, client] = self.wait()?;
             if signal {
                 self.take_signals();
+            }
+            if client && let Some(activation) = &mut self.activation {
+                activation.start(&self.machine.context);
             }
             if connection {
                 let accepted = self.machine.listener.accept().map_err(VsockError::Wait)?;
                 accepted.into_iter().for_each(|stream| self.take(stream));
             }
         }
+    }
+
+    /// Waits for something to do: a connection, a signal, a client of the socket.
+    fn wait(&self) -> Result<[bool; 3], BootError> {
+        // The template starts nothing: what runs in it would be in every sandbox.
+        let activation = self.activation.as_ref();
+        let activation = activation.filter(|_| self.state == AgentState::Ready);
+        let socket = activation.and_then(Activation::waits);
+        let listener = self.machine.listener.as_fd();
+        let fds = [Some(listener), Some(self.signals.as_fd()), socket];
+        let waited = fds.into_iter().flatten();
+        let mut waited: Vec<_> = waited
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        match poll(&mut waited, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(VsockError::Wait(errno.into()).into()),
+        }
+        let ready = |at: usize| waited.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        Ok([ready(0), ready(1), ready(2)])
     }
 
     fn take(&mut self, stream: OwnedFd) {
@@ -153,6 +173,9 @@ impl<'a> Server<'a> {
         // One SIGCHLD may stand for many children.
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let handler = self.handlers.remove(&pid);
+            if let Some(activation) = &mut self.activation {
+                activation.ended(pid.as_raw_nonzero().get().cast_unsigned());
+            }
             if handler && status.exit_status() != Some(0) {
                 // It did not end well, and cannot have ended what it started.
                 self.kill_step(pid);

@@ -2,6 +2,8 @@
 
 use std::{fs, io};
 
+use super::activation::Socket;
+
 /// Words of the kernel command line that are the agent's.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Options {
@@ -13,6 +15,9 @@ pub(super) struct Options {
     /// `mayfly.disk=/a,/b`: folders that are the private disk itself and no overlay, for what
     /// cannot live on one (Docker's storage is overlays, which the kernel does not stack like that).
     pub(super) disk: Vec<String>,
+    /// `mayfly.socket=/path,group,/program,argument…`: a socket whose program starts with its first
+    /// client (Docker's engine).
+    pub(super) socket: Option<Socket>,
 }
 
 impl Options {
@@ -26,6 +31,7 @@ impl Options {
             modules: false,
             ptrace_scope: 1,
             disk: Vec::new(),
+            socket: None,
         };
         for word in line.split_ascii_whitespace() {
             match word.split_once('=') {
@@ -34,6 +40,7 @@ impl Options {
                     let plain = |path: &&str| path.starts_with('/') && !path.contains("..");
                     options.disk = value.split(',').filter(plain).map(str::to_owned).collect();
                 }
+                Some(("mayfly.socket", value)) => options.socket = Socket::parse(value),
                 Some(("mayfly.ptrace_scope", value)) => {
                     let scope = value.parse().ok().filter(|scope| *scope <= 3);
                     options.ptrace_scope = scope.unwrap_or(1);
@@ -140,6 +147,18 @@ mod tests {
     fn folders_on_the_disk_are_absolute_and_plain() {
         let options = Options::parse("mayfly.disk=/var/lib/docker,etc,/a/../b,/srv");
         assert_eq!(options.disk, ["/var/lib/docker", "/srv"]);
+        assert_eq!(options.socket, None);
+    }
+
+    #[test]
+    fn a_socket_is_named_with_its_group_and_program() {
+        let options = Options::parse("quiet mayfly.socket=/run/d.sock,docker,/usr/sbin/d,-x a=b");
+        let socket = options.socket.expect("a socket");
+        assert_eq!(
+            (socket.path.as_str(), socket.group.as_str()),
+            ("/run/d.sock", "docker")
+        );
+        assert_eq!(socket.argv, ["/usr/sbin/d", "-x"]);
     }
 
     #[test]
