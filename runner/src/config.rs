@@ -1,9 +1,13 @@
 //! Where things are: the state folder and the programs that `mayfly` starts.
 
+mod settings;
+
 use std::{
     env,
     path::{Path, PathBuf},
 };
+
+pub use settings::{ActionSettings, Settings, SettingsError};
 
 /// Folders and programs of this installation.
 #[derive(Debug, Clone)]
@@ -99,6 +103,12 @@ impl Installation {
     #[must_use]
     pub fn actions(&self) -> PathBuf {
         self.state.join("actions")
+    }
+
+    /// Folder of what references stood for when they were seen.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.state.join("pins")
     }
 
     /// Folder of caches that jobs saved.

@@ -11,6 +11,7 @@ pub mod history;
 pub mod image;
 pub mod lockfile;
 pub mod manifest;
+pub mod policy;
 pub mod reference;
 pub mod resolve;
 pub mod rewrite;
