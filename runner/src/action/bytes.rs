@@ -49,6 +49,12 @@ pub enum SourceError {
         "there is nothing behind the action {0} on this machine; give a folder for it with `--action {0}=FOLDER`"
     )]
     Unknown(String),
+    /// It became known while the job ran.
+    #[error(
+        "the action {0} was not known before the job began, so nothing tells which commit is meant; name it \
+         in the workflow or in an action of the checkout, or give a folder for it with `--action {0}=FOLDER`"
+    )]
+    Late(String),
     /// It is known but cannot be used.
     #[error("the action {reference} cannot be used: {why}")]
     Unusable {

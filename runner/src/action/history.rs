@@ -97,6 +97,8 @@ pub struct Sighting {
     pub from: String,
     /// Whether it is to be known from now on even if it was another before, because a lock file says so.
     pub locked: bool,
+    /// When it was seen, if not now.
+    pub at: Option<Timestamp>,
 }
 
 /// A reference that stands for something else than at last sight.
@@ -146,6 +148,12 @@ impl Memory {
         accepted
             .max_by_key(|value| value.accepted)
             .map(|value| &value.seen)
+    }
+
+    /// All references with what they are known to stand for.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Seen)> {
+        let references = self.values.keys();
+        references.filter_map(|reference| Some((reference.as_str(), self.known(reference)?)))
     }
 
     fn seen(&self, reference: &str, value: &Value) -> Option<&Remembered> {
@@ -384,10 +392,11 @@ fn compare(memory: &mut Memory, sightings: &[Sighting], now: Timestamp) -> (Vec<
             let told = known.seen.value.content.is_some() || value.content.is_none();
             recent && told && (current || refused.is_some())
         });
+        let at = sighting.at.unwrap_or(now);
         let seen = Seen {
             value: value.clone(),
-            first: now,
-            last: now,
+            first: at,
+            last: at,
             from: sighting.from.clone(),
         };
         if !fresh {

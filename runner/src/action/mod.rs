@@ -4,6 +4,7 @@ pub mod archive;
 pub mod bytes;
 pub mod digest;
 pub mod dockerfile;
+pub mod enforce;
 pub mod fetch;
 pub mod find;
 pub mod folders;

@@ -5,6 +5,7 @@ mod event;
 mod filters;
 mod job;
 mod output;
+mod pins;
 mod schedule;
 mod show;
 
@@ -21,7 +22,10 @@ use super::{
     CommandResult, Exit, Failure, interrupt::Interrupts, kvm, machine::MachineArgs, pairs,
 };
 use crate::{
-    action::folders::{FolderArgument, Folders},
+    action::{
+        bytes::ActionSource,
+        folders::{FolderArgument, Folders},
+    },
     checkout::Checkout,
     config::Installation,
     expression::value::Object,
@@ -86,6 +90,8 @@ pub struct RunArgs {
     /// from there.
     #[arg(long, value_name = "OWNER/REPO@REF=FOLDER")]
     action: Vec<FolderArgument>,
+    #[command(flatten)]
+    pins: pins::PinArgs,
     /// Set an environment variable for every step; without `=V` its value here is taken over.
     #[arg(long, short, value_name = "K[=V]")]
     env: Vec<pairs::Argument>,
@@ -133,13 +139,22 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     };
     let folders =
         Folders::new(&args.action).map_err(|why| Failure::usage(anyhow::anyhow!("{why}")))?;
-    let checkout = Checkout::containing(Path::new("."));
-    let root = checkout.as_ref().ok().map(Checkout::root);
+    let folders = Arc::new(folders);
+    let checkout = Checkout::containing(Path::new(".")).map(Arc::new);
+    let loaded = workflow::load(&path).map_err(Failure::usage)?;
+    let actions: Arc<dyn ActionSource> = match &checkout {
+        Ok(checkout) => {
+            let source = &loaded.findings.source;
+            Arc::new(args.pins.enforce(source, checkout, &folders)?)
+        }
+        Err(_) => folders,
+    };
+    let root = checkout.as_ref().ok().map(|checkout| checkout.root());
     let Loaded {
         workflow: file,
         findings,
-    } = workflow::load(&path)
-        .and_then(|loaded| loaded.runnable_with(&folders, root))
+    } = loaded
+        .runnable_with(&*actions, root)
         .map_err(Failure::usage)?;
     let checkout = checkout.map_err(Failure::usage)?;
     let secrets = secrets(args)?;
@@ -183,16 +198,16 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     for submodule in checkout.submodules() {
         eprintln!("mayfly: not copied: {} (a submodule)", submodule.display());
     }
-    super::runtime()?.block_on(jobs(args, Arc::new(plan), selected, checkout, env, folders))
+    super::runtime()?.block_on(jobs(args, Arc::new(plan), selected, checkout, env, actions))
 }
 
 async fn jobs(
     args: &RunArgs,
     plan: Arc<Plan>,
     selected: Vec<String>,
-    checkout: Checkout,
+    checkout: Arc<Checkout>,
     env: Vec<(String, String)>,
-    folders: Folders,
+    actions: Arc<dyn ActionSource>,
 ) -> CommandResult {
     let mut interrupts = Interrupts::take()?;
     let installation = Installation::locate()?;
@@ -206,7 +221,7 @@ async fn jobs(
         launcher,
         checkout,
         env,
-        Arc::new(folders),
+        actions,
         services,
         Arc::clone(&output),
     ));

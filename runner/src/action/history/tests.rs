@@ -17,6 +17,7 @@ fn sighting(commit: &str, locked: bool) -> Sighting {
         },
         from: "/mirror".to_owned(),
         locked,
+        at: None,
     }
 }
 

@@ -107,6 +107,8 @@ pub enum Wrong {
     Unpinned,
     /// The lock is not that of these files.
     Stale,
+    /// What it stands for is known only when the job runs.
+    Later,
     /// What it stands for cannot be known.
     Unverifiable,
     /// The source did not answer.
@@ -133,7 +135,7 @@ impl Wrong {
             Self::Moved => "moved",
             Self::Unpinned => "unpinned",
             Self::Stale => "stale",
-            Self::Unverifiable => "unverifiable",
+            Self::Later | Self::Unverifiable => "unverifiable",
             Self::Unreachable => "unreachable",
         }
     }

@@ -14,12 +14,15 @@ mod read;
 mod shape;
 mod walk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use super::bytes::{ActionSource, NoActions};
+use super::digest::CommitId;
 use super::find::Found;
 use super::lockfile::PinKey;
+use super::reference::ActionKey;
 use super::source::Upstream;
 use super::store::ActionStore;
 use crate::checkout::Checkout;
@@ -62,6 +65,15 @@ pub struct Root {
     pub found: Vec<Found>,
 }
 
+/// What references stood for when they were seen before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// The commits of actions and workflows.
+    pub commits: BTreeMap<ActionKey, CommitId>,
+    /// The digests of images, by their keys.
+    pub images: BTreeMap<String, String>,
+}
+
 /// What is done right now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -86,6 +98,8 @@ pub struct Resolver {
     unknown: Unknown,
     update: Update,
     ask: bool,
+    given: Arc<dyn ActionSource>,
+    remembered: Arc<Remembered>,
     now: String,
     progress: Option<OnProgress>,
 }
@@ -116,6 +130,8 @@ impl Resolver {
             unknown: Unknown::Resolve,
             update: Update::Nothing,
             ask: true,
+            given: Arc::new(NoActions),
+            remembered: Arc::default(),
             now: now.to_string(),
             progress: None,
         }
@@ -143,6 +159,19 @@ impl Resolver {
     #[must_use]
     pub fn ask(self, ask: bool) -> Self {
         Self { ask, ..self }
+    }
+
+    /// With actions that the person gives: what has bytes there needs no pin, and what it uses does.
+    #[must_use]
+    pub fn given(self, given: Arc<dyn ActionSource>) -> Self {
+        Self { given, ..self }
+    }
+
+    /// With commits and digests that count where the lock knows none.
+    #[must_use]
+    pub fn remembering(self, remembered: Remembered) -> Self {
+        let remembered = Arc::new(remembered);
+        Self { remembered, ..self }
     }
 
     /// With somebody to be told about progress.

@@ -56,10 +56,23 @@ impl Resolver {
         key: &ActionKey,
     ) -> Result<FetchedPin, Failure> {
         let update = self.update.takes(&PinKey::Action(key.clone()));
-        match self.locks.action(key).filter(|_| !update) {
+        let known = self.locks.action(key).or_else(|| self.remembered(key));
+        match known.filter(|_| !update) {
             Some(locked) => self.locked(repository, key, locked).await,
             None => self.looked_up(repository, key).await,
         }
+    }
+
+    /// What a reference stood for when it was seen before.
+    fn remembered(&self, key: &ActionKey) -> Option<LockedAction> {
+        let commit = *self.remembered.commits.get(key)?;
+        Some(LockedAction {
+            commit,
+            proof: None,
+            version: key.reference().to_owned(),
+            resolved: None,
+            other: None,
+        })
     }
 
     async fn locked(
@@ -137,14 +150,7 @@ impl Resolver {
             let message = format!("`{key}` is not in the lock; run `mayfly pin`");
             return Err(Failure::new(Wrong::Unpinned, message));
         }
-        let named = self.upstream.find(repository, reference).await?;
-        let named = named.ok_or_else(|| {
-            let from = self.upstream.name();
-            let message = format!(
-                "{repository} has no tag or branch `{reference}` at {from}; correct the reference"
-            );
-            Failure::new(Wrong::Unverifiable, message)
-        })?;
+        let (named, unasked) = self.named(repository, reference).await?;
         let (upstream, commit) = (&*self.upstream, named.commit);
         let proven = fetch(upstream, &self.store, repository, commit, None).await?;
         Ok(FetchedPin {
@@ -156,8 +162,38 @@ impl Resolver {
             resolved: self.here(),
             locked: false,
             moved: None,
-            unasked: None,
+            unasked,
         })
+    }
+
+    /// The commit of a reference. One that names a commit which is in the store needs no answer.
+    async fn named(
+        &self,
+        repository: &RepositoryName,
+        reference: &str,
+    ) -> Result<(Named, Option<String>), Failure> {
+        let why = match self.upstream.find(repository, reference).await {
+            Ok(Some(named)) => return Ok((named, None)),
+            Ok(None) => {
+                let from = self.upstream.name();
+                let message = format!(
+                    "{repository} has no tag or branch `{reference}` at {from}; correct the reference"
+                );
+                return Err(Failure::new(Wrong::Unverifiable, message));
+            }
+            Err(why) => why,
+        };
+        let commit = reference.to_ascii_lowercase().parse().ok();
+        match commit.filter(|commit| self.store.proven(repository, *commit).is_some()) {
+            Some(commit) => {
+                let version = reference.to_owned();
+                Ok((
+                    Named { commit, version },
+                    Some(printable::line(&why.to_string())),
+                ))
+            }
+            None => Err(why.into()),
+        }
     }
 
     /// The digests of an image.
@@ -180,6 +216,14 @@ impl Resolver {
                 platforms: locked.platforms,
                 resolved: Some(locked.resolved),
                 locked: true,
+                moved: None,
+                unasked: None,
+            }),
+            None if self.remembered.images.contains_key(&key) => Ok(PinnedImage {
+                digest: self.remembered.images[&key].clone(),
+                platforms: Vec::new(),
+                resolved: None,
+                locked: false,
                 moved: None,
                 unasked: None,
             }),

@@ -1,8 +1,11 @@
 //! The references of one file that others lead to: of a manifest, its Dockerfile, or a workflow.
 
+use std::sync::Arc;
+
 use super::graph::Wrong;
 use super::pins::Failure;
 use super::{Resolver, local};
+use crate::action::bytes::ActionBytes;
 use crate::action::digest::ContentDigest;
 use crate::action::find::{self, Found, Target};
 use crate::action::manifest::{MANIFEST_NAMES, MAX_MANIFEST};
@@ -17,15 +20,16 @@ pub(super) struct Read {
 }
 
 /// Where files are read from.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Bytes {
     Checkout,
     Stored(ContentDigest),
+    Given(Arc<dyn ActionBytes>),
 }
 
 impl Resolver {
     /// The references of an action: of its manifest and its Dockerfile.
-    pub(super) fn read_action(&self, bytes: Bytes, folder: &str) -> Result<Vec<Read>, Failure> {
+    pub(super) fn read_action(&self, bytes: &Bytes, folder: &str) -> Result<Vec<Read>, Failure> {
         let [yml, yaml] = MANIFEST_NAMES.map(|name| below(folder, name));
         let dockerfile = below(folder, "Dockerfile");
         let mut files = self.files(bytes, &[&yml, &yaml, &dockerfile], MAX_MANIFEST)?;
@@ -33,7 +37,9 @@ impl Resolver {
             .into_iter()
             .find_map(|path| files.remove(&path).map(|text| (path, text)));
         let Some((path, text)) = manifest else {
-            let text = files.remove(&dockerfile).ok_or_else(|| missing(folder))?;
+            let text = files
+                .remove(&dockerfile)
+                .ok_or_else(|| missing(bytes, folder))?;
             return Ok(vec![images(dockerfile, &text)?]);
         };
         let source = Source::new(&path, utf8(&path, text)?);
@@ -61,7 +67,7 @@ impl Resolver {
     }
 
     /// The references of a workflow file.
-    pub(super) fn read_workflow(&self, bytes: Bytes, path: &str) -> Result<Vec<Read>, Failure> {
+    pub(super) fn read_workflow(&self, bytes: &Bytes, path: &str) -> Result<Vec<Read>, Failure> {
         let mut files = self.files(bytes, &[path], MAX_FILE_BYTES as u64)?;
         let text = files.remove(path).ok_or_else(|| {
             let message = format!("there is no workflow `{path}`; correct the reference");
@@ -75,7 +81,7 @@ impl Resolver {
 
     fn files(
         &self,
-        bytes: Bytes,
+        bytes: &Bytes,
         paths: &[&str],
         limit: u64,
     ) -> Result<std::collections::BTreeMap<String, Vec<u8>>, Failure> {
@@ -83,8 +89,19 @@ impl Resolver {
             |error: &dyn std::fmt::Display| Failure::new(Wrong::Unverifiable, error.to_string());
         match bytes {
             Bytes::Stored(digest) => {
-                let picked = self.store.pick(digest, paths, limit);
+                let picked = self.store.pick(*digest, paths, limit);
                 picked.map_err(|error| failed(&error))
+            }
+            Bytes::Given(given) => {
+                let read = |path: &&str| {
+                    let content = given.read(path, limit);
+                    let content = content.map_err(|error| failed(&format!("{path}: {error}")))?;
+                    Ok(content.map(|content| ((*path).to_owned(), content)))
+                };
+                paths
+                    .iter()
+                    .filter_map(|path| read(path).transpose())
+                    .collect()
             }
             Bytes::Checkout => {
                 let checkout = self.checkout.as_deref().ok_or_else(|| {
@@ -122,7 +139,7 @@ fn below(folder: &str, name: &str) -> String {
     }
 }
 
-fn missing(folder: &str) -> Failure {
+fn missing(bytes: &Bytes, folder: &str) -> Failure {
     let place = match folder {
         "" => "at its top".to_owned(),
         folder => format!("in `{folder}`"),
@@ -131,7 +148,11 @@ fn missing(folder: &str) -> Failure {
         "there is no action.yml, action.yaml or Dockerfile {place}: what is put there while the job \
          runs cannot be known beforehand"
     );
-    Failure::new(Wrong::Unverifiable, message)
+    let wrong = match bytes {
+        Bytes::Checkout => Wrong::Later,
+        Bytes::Stored(_) | Bytes::Given(_) => Wrong::Unverifiable,
+    };
+    Failure::new(wrong, message)
 }
 
 /// A file that says something no runner could run; only the first line of a longer text.

@@ -11,10 +11,13 @@ use super::pins::Failure;
 use super::read::{Bytes, Read};
 use super::shape::Shape;
 use super::{MAX_ENTRIES, Progress, Resolver, Root, local};
+use crate::action::bytes::ActionBytes;
 use crate::action::find::{Found, Target};
 use crate::action::image::ImageReference;
 use crate::action::lockfile::PinKey;
-use crate::action::reference::{ActionKey, Reference, RepositoryName, RepositoryReference};
+use crate::action::reference::{
+    ActionKey, Reference, ReferenceError, RepositoryName, RepositoryReference,
+};
 
 /// How many entries are fetched, and files read, at the same time.
 const AT_ONCE: usize = 6;
@@ -63,6 +66,8 @@ pub(super) struct Walk<'a> {
     wanted: Vec<(PinKey, Wanted)>,
     /// Nodes of the next level.
     next: Vec<usize>,
+    /// What the person gave instead of what a reference stands for.
+    given: HashMap<ActionKey, Arc<dyn ActionBytes>>,
     full: bool,
 }
 
@@ -79,6 +84,7 @@ impl<'a> Walk<'a> {
             offenders: Vec::new(),
             wanted: Vec::new(),
             next: Vec::new(),
+            given: HashMap::new(),
             full: false,
         }
     }
@@ -156,7 +162,13 @@ impl<'a> Walk<'a> {
         };
         let home = self.nodes[at].home.clone();
         let (reference, kind) = match &found.target {
-            Err(error) => return self.offend(Wrong::Unverifiable, mention, error.to_string()),
+            Err(error) => {
+                let wrong = match error {
+                    ReferenceError::Expression(_) => Wrong::Later,
+                    _ => Wrong::Unverifiable,
+                };
+                return self.offend(wrong, mention, error.to_string());
+            }
             Ok(Target::Use(reference)) => (reference, Kind::Action),
             Ok(Target::Call(reference)) => (reference, Kind::Workflow),
             Ok(Target::Dockerfile(_)) => return,
@@ -204,6 +216,12 @@ impl<'a> Walk<'a> {
             return self.offend(Wrong::Unverifiable, mention, message);
         }
         let key = reference.key();
+        if let Ok(bytes) = self.resolver.given.find(reference) {
+            self.given.insert(key.clone(), bytes);
+            let (home, path) = (Home::Repository(key), reference.path.clone());
+            let child = self.node(Node { home, kind, path }, Some(mention));
+            return self.shape.edge(at, child);
+        }
         let wanted = Wanted::Action(reference.repository.clone(), key.clone());
         let pin = PinKey::Action(key.clone());
         if !self.entry(at, depth, pin, wanted, mention.clone()) {
@@ -322,8 +340,8 @@ impl<'a> Walk<'a> {
             running.spawn(async move {
                 let _permit = permits.acquire().await;
                 let reading = spawn_blocking(move || match kind {
-                    Kind::Action => resolver.read_action(bytes, &path),
-                    Kind::Workflow => resolver.read_workflow(bytes, &path),
+                    Kind::Action => resolver.read_action(&bytes, &path),
+                    Kind::Workflow => resolver.read_workflow(&bytes, &path),
                 });
                 (at, reading.await)
             });
@@ -355,6 +373,9 @@ impl<'a> Walk<'a> {
         match home {
             Home::Checkout => Some(Bytes::Checkout),
             Home::Repository(key) => {
+                if let Some(given) = self.given.get(key) {
+                    return Some(Bytes::Given(Arc::clone(given)));
+                }
                 let entry = self.entries.get(&PinKey::Action(key.clone()))?;
                 let pin = entry.pin.as_ref()?.action()?;
                 Some(Bytes::Stored(pin.content))

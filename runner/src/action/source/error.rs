@@ -5,6 +5,12 @@ use std::io;
 /// Why a source did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// No source was named.
+    #[error(
+        "it is not in the store, and there is no source to get it from; use `--mirror DIR|URL`, or \
+         `[actions] mirror` in the configuration"
+    )]
+    None,
     /// The mirror's name is none.
     #[error(
         "`{0}` is no mirror; give a folder, or a URL that begins with https://, http:// or file:// and holds no password"

@@ -5,6 +5,7 @@
 
 mod error;
 mod git;
+mod none;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use super::tree::Submodules;
 
 pub use error::SourceError;
 pub use git::{Fetched, GitMirror};
+pub use none::NoUpstream;
 
 /// What a source answers, later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + Send + 'a>>;

@@ -77,7 +77,7 @@ impl JobRunner {
     /// A runner of jobs from one template and one checkout.
     pub fn new(
         launcher: Launcher,
-        checkout: Checkout,
+        checkout: Arc<Checkout>,
         env: Vec<(String, String)>,
         actions: Arc<dyn ActionSource>,
         services: RunServices,
@@ -85,7 +85,7 @@ impl JobRunner {
     ) -> Self {
         Self {
             launcher,
-            checkout: Arc::new(checkout),
+            checkout,
             env,
             actions,
             services: Arc::new(services),

@@ -1,0 +1,146 @@
+//! The pins of a run: all that its workflow refers to is resolved and judged before anything else.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use clap::Args;
+
+use super::super::{Exit, Failure, runtime};
+use crate::{
+    action::{
+        enforce::{Enforced, Enforcer, Pinned},
+        find,
+        folders::Folders,
+        history::History,
+        policy::PinPolicy,
+        resolve::{Locks, Offender, Root, Wrong},
+        source::{GitMirror, Upstream},
+        store::ActionStore,
+    },
+    checkout::Checkout,
+    config::{Installation, Settings},
+    printable,
+    workflow::source::Source,
+};
+
+/// Where actions come from, and which may run.
+#[derive(Debug, Default, Args)]
+pub struct PinArgs {
+    /// Folder or URL below which repositories lie as `owner/repo`, with or without `.git`: actions that
+    /// are not stored yet come from there, and tags are looked up there.
+    #[arg(long, value_name = "DIR|URL", env = "MAYFLY_MIRROR")]
+    mirror: Option<String>,
+    /// What must be known of actions, workflows and images before a job begins [default: require, or
+    /// what the configuration says]
+    #[arg(long, value_enum, value_name = "POLICY", env = "MAYFLY_PINS")]
+    pins: Option<PinPolicy>,
+}
+
+impl PinArgs {
+    /// Resolves all that a workflow refers to; fails if the policy does not let it run.
+    pub fn enforce(
+        &self,
+        workflow: &Source,
+        checkout: &Arc<Checkout>,
+        folders: &Arc<Folders>,
+    ) -> Result<Pinned, Failure> {
+        let settings = Settings::load().map_err(Failure::usage)?;
+        let policy = self.pins.or(settings.actions.pins).unwrap_or_default();
+        let found = find::in_workflow(workflow).map_err(Failure::usage)?;
+        let path = workflow.path();
+        let inside = path.canonicalize().ok();
+        let inside = inside
+            .as_ref()
+            .and_then(|path| path.strip_prefix(checkout.root()).ok());
+        let file = inside.unwrap_or(path).display().to_string();
+        let installation = Installation::locate()?;
+        let enforcer = Enforcer {
+            policy,
+            upstream: upstream(self.mirror.as_ref().or(settings.actions.mirror.as_ref()))?,
+            store: ActionStore::at(installation.actions()),
+            history: History::at(installation.pins()),
+            locks: Locks::read(checkout.root()).map_err(Failure::usage)?,
+            checkout: Some(Arc::clone(checkout)),
+            given: Arc::clone(folders) as _,
+            given_images: BTreeSet::new(),
+        };
+        let enforced = runtime()?.block_on(enforcer.enforce(vec![Root { file, found }]))?;
+        judge(policy, enforced)
+    }
+}
+
+fn upstream(mirror: Option<&String>) -> Result<Option<Arc<dyn Upstream>>, Failure> {
+    let open = |base: &String| {
+        let mirror = GitMirror::open(base).map_err(Failure::usage)?;
+        Ok(Arc::new(mirror) as Arc<dyn Upstream>)
+    };
+    mirror.map(open).transpose()
+}
+
+fn judge(policy: PinPolicy, enforced: Enforced) -> Result<Pinned, Failure> {
+    for note in &enforced.notes {
+        eprintln!("mayfly: {}", printable::line(note));
+    }
+    let offenders = &enforced.offenders;
+    if offenders.is_empty() {
+        return Ok(enforced.actions);
+    }
+    if policy.fails() {
+        return Err(refusal(policy, offenders));
+    }
+    for offender in offenders {
+        eprintln!("mayfly: pins, {policy} only: {offender}");
+    }
+    Ok(enforced.actions)
+}
+
+/// One message with all that may not run.
+fn refusal(policy: PinPolicy, offenders: &[Offender]) -> Failure {
+    let out_of_reach = |offender: &Offender| offender.wrong == Wrong::Unreachable;
+    let exit = match offenders.iter().all(out_of_reach) {
+        true => Exit::Machine,
+        false => Exit::Failed,
+    };
+    let (count, lines) = (offenders.len(), offenders.iter().map(ToString::to_string));
+    let noun = if count == 1 {
+        "reference"
+    } else {
+        "references"
+    };
+    let lines = lines.collect::<Vec<_>>().join("\n  ");
+    let cause = anyhow::anyhow!(
+        "nothing was run: {count} {noun} may not run under the policy pins = {policy}\n  {lines}"
+    );
+    Failure { exit, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::resolve::Mention;
+
+    fn offender(wrong: Wrong, line: u32) -> Offender {
+        Offender {
+            wrong,
+            mention: Mention {
+                file: "ci.yml".to_owned(),
+                line,
+                column: 9,
+                text: "o/r@v1".to_owned(),
+            },
+            message: "why; mend".to_owned(),
+        }
+    }
+
+    #[test]
+    fn all_that_may_not_run_is_told_in_one_message_and_by_the_exit_code() {
+        let both = [offender(Wrong::Moved, 3), offender(Wrong::Unreachable, 4)];
+        let failure = refusal(PinPolicy::Require, &both);
+        assert_eq!(failure.exit, Exit::Failed);
+        assert_eq!(
+            failure.cause.to_string(),
+            "nothing was run: 2 references may not run under the policy pins = require\n  \
+             ci.yml:3:9: moved: why; mend\n  ci.yml:4:9: unreachable: why; mend"
+        );
+        assert_eq!(refusal(PinPolicy::Require, &both[1..]).exit, Exit::Machine);
+    }
+}
