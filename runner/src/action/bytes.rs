@@ -55,9 +55,9 @@ pub enum SourceError {
          in the workflow or in an action of the checkout, or give a folder for it with `--action {0}=FOLDER`"
     )]
     Late(String),
-    /// It is known but cannot be used.
-    #[error("the action {reference} cannot be used: {why}")]
-    Unusable {
+    /// It is not what may run, which was told with all other pins.
+    #[error("the action {reference} may not run: {why}")]
+    Refused {
         /// The reference.
         reference: String,
         /// The cause, and what to do.

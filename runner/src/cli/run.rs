@@ -142,12 +142,13 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     let folders = Arc::new(folders);
     let checkout = Checkout::containing(Path::new(".")).map(Arc::new);
     let loaded = workflow::load(&path).map_err(Failure::usage)?;
-    let actions: Arc<dyn ActionSource> = match &checkout {
+    let (actions, refused): (Arc<dyn ActionSource>, _) = match &checkout {
         Ok(checkout) => {
             let source = &loaded.findings.source;
-            Arc::new(args.pins.enforce(source, checkout, &folders)?)
+            let (actions, refused) = args.pins.enforce(source, checkout, &folders)?;
+            (Arc::new(actions), refused)
         }
-        Err(_) => folders,
+        Err(_) => (folders, None),
     };
     let root = checkout.as_ref().ok().map(|checkout| checkout.root());
     let Loaded {
@@ -155,7 +156,8 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
         findings,
     } = loaded
         .runnable_with(&*actions, root)
-        .map_err(Failure::usage)?;
+        .map_err(|error| pins::with_refusal(error, refused.as_ref()))?;
+    refused.map_or(Ok(()), Err)?;
     let checkout = checkout.map_err(Failure::usage)?;
     let secrets = secrets(args)?;
     let env = pairs::parse_all(&args.env).map_err(Failure::usage)?;

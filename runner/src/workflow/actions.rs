@@ -4,7 +4,7 @@ use std::{fs, io::Read, path::Path};
 
 use super::diagnostic::Diagnostic;
 use super::model::{Action, Workflow};
-use crate::action::bytes::{ActionSource, reference_of};
+use crate::action::bytes::{ActionSource, SourceError, reference_of};
 use crate::action::manifest::{MANIFEST_NAMES, MAX_MANIFEST, Manifest, Runs};
 use crate::action::reference::local_path;
 use crate::job::actions::{ActionError, MAX_DEPTH, read_manifest};
@@ -81,7 +81,11 @@ impl Look<'_> {
     fn manifest(&self, action: &StepAction) -> Result<Option<(String, Manifest)>, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         if let Some(reference) = reference_of(action).map_err(|e| text(&e))? {
-            let bytes = self.source.find(&reference).map_err(|e| text(&e))?;
+            let bytes = match self.source.find(&reference) {
+                Ok(bytes) => bytes,
+                Err(SourceError::Refused { .. }) => return Ok(None),
+                Err(error) => return Err(text(&error)),
+            };
             let read = read_manifest(bytes.as_ref(), &reference).map_err(|e| text(&e))?;
             return Ok(Some((reference.to_string(), read.0)));
         }

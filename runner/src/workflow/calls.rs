@@ -182,12 +182,13 @@ impl Resolver<'_> {
         // Counted from here on, so that files which call more files stay within the bound.
         self.files.insert(id.clone(), None);
         let called = match self.read(&id, &shown, place)? {
-            Ok(loaded) => self.loaded(loaded, &id),
-            Err(LoadError::Rejected { findings }) => {
+            None => return Ok(None),
+            Some(Ok(loaded)) => self.loaded(loaded, &id),
+            Some(Err(LoadError::Rejected { findings })) => {
                 self.findings.push(*findings);
                 return Ok(None);
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 return Err(Diagnostic::error(place, error.to_string(), "mend the path"));
             }
         };

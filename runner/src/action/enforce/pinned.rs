@@ -57,7 +57,7 @@ impl ActionSource for Pinned {
         Err(match self.refused.get(&key) {
             Some(why) => {
                 let why = why.clone();
-                SourceError::Unusable { reference, why }
+                SourceError::Refused { reference, why }
             }
             None => SourceError::Late(reference),
         })

@@ -268,7 +268,7 @@ async fn a_locked_tag_runs_without_a_source_and_trips_when_a_source_tells_that_i
     );
     assert!(matches!(
         bytes(&enforced, "octo/tool@v1"),
-        Err(SourceError::Unusable { .. })
+        Err(SourceError::Refused { .. })
     ));
 }
 

@@ -19,7 +19,7 @@ use crate::{
     checkout::Checkout,
     config::{Installation, Settings},
     printable,
-    workflow::source::Source,
+    workflow::{LoadError, source::Source},
 };
 
 /// Where actions come from, and which may run.
@@ -36,13 +36,13 @@ pub struct PinArgs {
 }
 
 impl PinArgs {
-    /// Resolves all that a workflow refers to; fails if the policy does not let it run.
+    /// Resolves all that a workflow refers to, and tells what of it may not run.
     pub fn enforce(
         &self,
         workflow: &Source,
         checkout: &Arc<Checkout>,
         folders: &Arc<Folders>,
-    ) -> Result<Pinned, Failure> {
+    ) -> Result<(Pinned, Option<Failure>), Failure> {
         let settings = Settings::load().map_err(Failure::usage)?;
         let policy = self.pins.or(settings.actions.pins).unwrap_or_default();
         let found = find::in_workflow(workflow).map_err(Failure::usage)?;
@@ -64,7 +64,7 @@ impl PinArgs {
             given_images: BTreeSet::new(),
         };
         let enforced = runtime()?.block_on(enforcer.enforce(vec![Root { file, found }]))?;
-        judge(policy, enforced)
+        Ok(judge(policy, enforced))
     }
 }
 
@@ -76,21 +76,19 @@ fn upstream(mirror: Option<&String>) -> Result<Option<Arc<dyn Upstream>>, Failur
     mirror.map(open).transpose()
 }
 
-fn judge(policy: PinPolicy, enforced: Enforced) -> Result<Pinned, Failure> {
+/// What may be used, and the one message about all that may not where the policy goes by it.
+fn judge(policy: PinPolicy, enforced: Enforced) -> (Pinned, Option<Failure>) {
     for note in &enforced.notes {
         eprintln!("mayfly: {}", printable::line(note));
     }
     let offenders = &enforced.offenders;
-    if offenders.is_empty() {
-        return Ok(enforced.actions);
+    let refusal = (policy.fails() && !offenders.is_empty()).then(|| refusal(policy, offenders));
+    if refusal.is_none() {
+        for offender in offenders {
+            eprintln!("mayfly: pins = {policy}: {offender}");
+        }
     }
-    if policy.fails() {
-        return Err(refusal(policy, offenders));
-    }
-    for offender in offenders {
-        eprintln!("mayfly: pins, {policy} only: {offender}");
-    }
-    Ok(enforced.actions)
+    (enforced.actions, refusal)
 }
 
 /// One message with all that may not run.
@@ -111,6 +109,14 @@ fn refusal(policy: PinPolicy, offenders: &[Offender]) -> Failure {
         "nothing was run: {count} {noun} may not run under the policy pins = {policy}\n  {lines}"
     );
     Failure { exit, cause }
+}
+
+/// What is wrong with a workflow, and below it what of it may not run.
+pub fn with_refusal(error: LoadError, refusal: Option<&Failure>) -> Failure {
+    match refusal {
+        None => Failure::usage(error),
+        Some(refusal) => Failure::usage(anyhow::anyhow!("{error}\nmayfly: {}", refusal.cause)),
+    }
 }
 
 #[cfg(test)]

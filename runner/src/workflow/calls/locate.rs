@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::load::{LoadError, Loaded, load_as, load_bytes};
 use super::super::source::{MAX_FILE_BYTES, Place};
 use super::{Callee, Diagnostic, Resolver};
+use crate::action::bytes::SourceError;
 use crate::action::reference::{Reference, RepositoryReference, is_workflow_path};
 
 /// A file that is called.
@@ -76,27 +77,30 @@ impl Resolver<'_> {
         Ok(path)
     }
 
-    /// Reads a called file. What is wrong with its place is told at the call, what is wrong in it there.
+    /// Reads a called file; nothing for one that may not run, which is told with the pins. What is
+    /// wrong with its place is told at the call, what is wrong in it there.
     pub(super) fn read(
         &self,
         id: &FileId,
         shown: &str,
         place: Place,
-    ) -> Result<Result<Loaded, LoadError>, Diagnostic> {
+    ) -> Result<Option<Result<Loaded, LoadError>>, Diagnostic> {
         let reference = match id {
-            FileId::Checkout(path) => return Ok(load_as(path, Path::new(shown))),
+            FileId::Checkout(path) => return Ok(Some(load_as(path, Path::new(shown)))),
             FileId::Repository(reference) => reference,
         };
         let wrong = |why: String, help: &str| Diagnostic::error(place, why, help);
-        let bytes = self.actions.find(reference).map_err(|error| {
-            wrong(
-                error.to_string(),
-                "pin the workflow, or give a folder for it",
-            )
-        })?;
+        let bytes = match self.actions.find(reference) {
+            Ok(bytes) => bytes,
+            Err(SourceError::Refused { .. }) => return Ok(None),
+            Err(error) => {
+                let help = "pin the workflow, or give a folder for it";
+                return Err(wrong(error.to_string(), help));
+            }
+        };
         let limit = MAX_FILE_BYTES as u64 + 1;
         match bytes.read(&reference.path, limit) {
-            Ok(Some(content)) => Ok(load_bytes(content, Path::new(shown))),
+            Ok(Some(content)) => Ok(Some(load_bytes(content, Path::new(shown)))),
             Ok(None) => Err(wrong(
                 format!("the called workflow `{shown}` is not in {}", bytes.origin()),
                 "mend the path",
