@@ -152,6 +152,7 @@ impl World {
             file: file.clone(),
             found,
         }]));
+        assert!(graph.offenders.is_empty(), "{:?}", graph.offenders);
         let mut lock = Companion::default();
         let keys: Vec<PinKey> = graph.entries.keys().cloned().collect();
         lock.set_workflow(&file, &keys);

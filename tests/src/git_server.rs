@@ -57,7 +57,7 @@ impl GitServer {
     /// # Panics
     /// When git fails.
     pub fn commit(&self, name: &str, files: &[(&str, &str)], tags: &[&str]) -> String {
-        let folder = self.folder.path().join(name);
+        let folder = self.folder.path().join(format!("{name}.git"));
         if !folder.exists() {
             fs::create_dir_all(&folder).expect("our own folder");
             git(&folder, &["init", "-q", "-b", "main"]);
@@ -132,6 +132,7 @@ fn serve(mut stream: TcpStream, root: &Path, backend: &Path) -> io::Result<()> {
         .env("GIT_PROTOCOL", header("git-protocol"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()?;
     if let Some(mut input) = child.stdin.take() {
         input.write_all(&body)?;

@@ -1,6 +1,4 @@
 //! `mayfly action`: the actions stored on this machine, listed, verified and removed.
-//!
-//! No command fills the store yet.
 
 use std::time::{Duration, SystemTime};
 

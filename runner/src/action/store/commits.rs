@@ -72,6 +72,9 @@ impl ActionStore {
             cause,
         };
         self.make()?;
+        // While it is held, nobody takes the new file for one that a crash left.
+        let lock = self.lock()?;
+        lock.lock_shared().map_err(failed)?;
         let note = serde_json::to_vec(&note).map_err(|error| failed(error.into()))?;
         let mut file = tempfile::Builder::new()
             .prefix(ADDING)
@@ -104,6 +107,32 @@ impl ActionStore {
 mod tests {
     use super::*;
     use crate::action::archive::{Layout, Limits, samples};
+
+    #[test]
+    fn many_prove_commits_while_others_add_and_sweep() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = |_| {
+            let store = ActionStore::at(folder.path().to_owned());
+            std::thread::spawn(move || {
+                let archive = samples::ended(samples::honest());
+                let expected = samples::expected();
+                let tool = RepositoryName::parse("octo/tool").unwrap();
+                for _ in 0..40 {
+                    let (layout, limits) = (Layout::TopFolder, Limits::default());
+                    let added = store.add(&archive[..], layout, &expected, limits);
+                    let (content, tree) = (added.unwrap().content, expected.tree);
+                    let commit = samples::COMMIT.parse().unwrap();
+                    store
+                        .prove(&tool, commit, Proven { tree, content })
+                        .unwrap();
+                }
+            })
+        };
+        let threads: Vec<_> = (0..6).map(work).collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
 
     #[test]
     fn a_commit_is_known_as_long_as_its_action_is_there() {
