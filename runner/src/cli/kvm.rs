@@ -1,5 +1,7 @@
 //! Whether this machine's KVM is used, an emulated one, or none.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 use mayfly_vmm::{
     probe::{self, KvmStatus},
@@ -23,6 +25,11 @@ pub enum KvmMode {
 /// not and the mode allows it. Called before a command does anything, because that replaces the
 /// process.
 pub fn ensure(mode: KvmMode) -> Result<(), Failure> {
+    ensure_writing(mode, &[])
+}
+
+/// As [`ensure`], for a command that writes into these folders too.
+pub fn ensure_writing(mode: KvmMode, folders: &[PathBuf]) -> Result<(), Failure> {
     let inside = std::env::var_os(softkvm::INSIDE_VARIABLE).is_some();
     let status = match mode {
         KvmMode::Soft if !inside => KvmStatus::Unusable {
@@ -36,5 +43,5 @@ pub fn ensure(mode: KvmMode) -> Result<(), Failure> {
     if mode == KvmMode::Require {
         return Err(anyhow::anyhow!("{status}").into());
     }
-    match softkvm::rerun_under(&status, &[])? {}
+    match softkvm::rerun_under(&status, folders)? {}
 }

@@ -1,5 +1,6 @@
 //! `mayfly run`: the jobs of a workflow file, each in a sandbox of its own.
 
+mod artifacts;
 mod choose;
 mod event;
 mod filters;
@@ -31,6 +32,7 @@ use crate::{
     expression::value::Object,
     results::{
         cache::{CacheLimits, RepositoryCache},
+        files,
         service::RunServices,
     },
     workflow::{
@@ -48,7 +50,8 @@ use schedule::Schedule;
     after_help = "Examples:\n  mayfly run .github/workflows/ci.yml\n  mayfly run ci.yml --job test --secret TOKEN\n  \
                         mayfly run --json | jq -r 'select(.event == \"job_finished\") | [.name, .result] | @tsv'\n\n\
                         The checkout at hand (tracked files, and untracked ones that no ignore rule names) is copied\n\
-                        into GITHUB_WORKSPACE of each sandbox; nothing on this machine changes.\n\n\
+                        into GITHUB_WORKSPACE of each sandbox; nothing on this machine changes.\n\
+                        Summaries of steps are shown when all jobs have ended.\n\n\
                         Exit codes: 0 all jobs succeeded, 1 a job failed, 2 the workflow or the command line is wrong,\n\
                         3 the machine cannot do it, 128 + N ended by signal N."
 )]
@@ -102,6 +105,10 @@ pub struct RunArgs {
     /// Read secrets from a file of NAME=VALUE lines.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
+    /// Write the run's artifacts into this folder when it ends, each as NAME.zip; the folder is new
+    /// or empty.
+    #[arg(long, value_name = "DIR")]
+    artifacts: Option<PathBuf>,
     /// How many jobs may run at the same time.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
@@ -192,8 +199,12 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
         return Ok(Exit::Success);
     }
 
+    let folder = args.artifacts.as_slice();
+    for folder in folder {
+        files::prepare(folder).map_err(Failure::usage)?;
+    }
     // From here on a machine is needed; a wrong workflow was told before one was asked for.
-    kvm::ensure(mode)?;
+    kvm::ensure_writing(mode, folder)?;
     if !findings.is_empty() {
         eprint!("{findings}");
     }
@@ -213,7 +224,7 @@ async fn jobs(
 ) -> CommandResult {
     let mut interrupts = Interrupts::take()?;
     let installation = Installation::locate()?;
-    let services = services(&installation, &plan);
+    let services = Arc::new(services(&installation, &plan));
     let launcher = interrupts
         .guard(args.machine.launcher(installation))
         .await?;
@@ -224,13 +235,15 @@ async fn jobs(
         checkout,
         env,
         actions,
-        services,
+        Arc::clone(&services),
         Arc::clone(&output),
     ));
     let schedule = Schedule::new(plan, selected, runner, usize::from(args.jobs));
     let exit = schedule.run(&mut interrupts).await;
     output.finish()?;
-    exit
+    // Also those of a run that failed or was cancelled: its reports are the ones to read.
+    let kept = artifacts::hand_out(services, args.artifacts.clone(), &mut interrupts).await;
+    exit.and_then(|exit| kept.map(|()| exit))
 }
 
 /// Caches of the repository, which outlive the run, and artifacts, which do not.

@@ -5,6 +5,7 @@
 
 mod escapes;
 mod json;
+mod summaries;
 mod table;
 mod terminal;
 

@@ -17,6 +17,10 @@ const MAX_ARTIFACTS: usize = 500;
 pub const MAX_BYTES: u64 = 10 << 30;
 /// Longest name, in characters.
 const MAX_NAME: usize = 256;
+/// What a name must not hold: GitHub leaves out what some file system does not have.
+const NOT_IN_NAMES: [char; 9] = ['"', ':', '<', '>', '|', '*', '?', '\\', '/'];
+/// The type of an archive, which most artifacts are.
+pub const ZIP: &str = "application/zip";
 
 /// An artifact.
 #[derive(Debug, Clone)]
@@ -41,7 +45,10 @@ pub struct Artifact {
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// The name is none.
-    #[error("an artifact's name must have 1 to {MAX_NAME} characters and no control character")]
+    #[error(
+        "an artifact's name must have 1 to {MAX_NAME} characters, no control character and none of \
+         \" : < > | * ? \\ /"
+    )]
     Name,
     /// There is such an artifact.
     #[error("an artifact with this name already exists on the workflow run")]
@@ -69,7 +76,7 @@ impl Artifacts {
     /// # Errors
     /// [`ArtifactError`].
     pub fn check(&self, name: &str) -> Result<(), ArtifactError> {
-        if name.is_empty() || name.chars().count() > MAX_NAME || name.contains(char::is_control) {
+        if !is_name(name) {
             return Err(ArtifactError::Name);
         }
         let known = self.lock();
@@ -142,6 +149,13 @@ impl Artifacts {
     fn lock(&self) -> MutexGuard<'_, (u64, Vec<Artifact>)> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an artifact may have this name.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let wrong = |c: char| c.is_control() || NOT_IN_NAMES.contains(&c);
+    !name.is_empty() && name.chars().count() <= MAX_NAME && !name.contains(wrong)
 }
 
 fn digest(content: &Blob) -> io::Result<String> {

@@ -7,6 +7,7 @@
 pub mod artifacts;
 pub mod blobs;
 pub mod cache;
+pub mod files;
 pub mod http;
 pub mod rpc;
 pub mod service;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::{
-    artifacts::ArtifactError,
+    artifacts::{self, Artifact, ArtifactError},
     blobs::Blob,
     cache::{self, CacheError, EntryName},
     service::{JobService, Purpose},
@@ -251,7 +251,7 @@ async fn find_cache(job: &JobService, request: CacheRequest) -> Result<Value, Re
 fn create_artifact(job: &JobService, request: ArtifactRequest) -> Result<Value, Refusal> {
     job.run.artifacts.check(&request.name)?;
     let mime = request.mime_type.filter(|mime| mime.len() <= 256);
-    let mime = mime.unwrap_or_else(|| "application/zip".to_owned());
+    let mime = mime.unwrap_or_else(|| artifacts::ZIP.to_owned());
     begin(job, Purpose::Artifact(request.name), mime)
 }
 
@@ -270,7 +270,7 @@ async fn finalize_artifact(job: &JobService, request: ArtifactRequest) -> Result
 fn list_artifacts(job: &JobService, request: &ArtifactRequest) -> Value {
     let name = request.name_filter.as_deref();
     let found = job.run.artifacts.list(name, request.id_filter);
-    let shown = |artifact: super::artifacts::Artifact| {
+    let shown = |artifact: Artifact| {
         json!({
             "workflow_run_backend_id": job.run_id(),
             "workflow_job_run_backend_id": artifact.job.to_string(),
@@ -293,7 +293,7 @@ fn artifact_address(job: &JobService, request: &ArtifactRequest) -> Result<Value
     let found = job.run.artifacts.list(Some(&request.name), None);
     let artifact = found.into_iter().next().ok_or_else(missing)?;
     let name = match artifact.mime.as_str() {
-        "application/zip" => format!("{}.zip", artifact.name),
+        artifacts::ZIP => format!("{}.zip", artifact.name),
         _ => artifact.name,
     };
     let address = job.offer(artifact.content, artifact.mime, Some(name));

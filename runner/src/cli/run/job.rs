@@ -80,7 +80,7 @@ impl JobRunner {
         checkout: Arc<Checkout>,
         env: Vec<(String, String)>,
         actions: Arc<dyn ActionSource>,
-        services: RunServices,
+        services: Arc<RunServices>,
         output: Arc<Output>,
     ) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl JobRunner {
             checkout,
             env,
             actions,
-            services: Arc::new(services),
+            services,
             output,
         }
     }

@@ -13,6 +13,7 @@ use anstyle::{AnsiColor, Style};
 use super::{
     Event, EventKind, JobRow, Reporter,
     escapes::{clean, coloured},
+    summaries::Summaries,
     table,
 };
 use crate::job::outcome::Conclusion;
@@ -39,6 +40,7 @@ struct State<W> {
     jobs: Vec<(String, JobRow)>,
     /// How many groups are open in a job's current step.
     depth: HashMap<String, usize>,
+    summaries: Summaries,
 }
 
 impl<W> std::fmt::Debug for TerminalReporter<W> {
@@ -73,6 +75,7 @@ impl<W: Write> TerminalReporter<W> {
             out,
             jobs: Vec::new(),
             depth: HashMap::new(),
+            summaries: Summaries::default(),
         };
         Self {
             options,
@@ -86,14 +89,19 @@ impl<W: Write> TerminalReporter<W> {
         self.lock().jobs.push((String::new(), row));
     }
 
-    /// Writes the table of jobs and steps with their results and times.
+    /// Writes the summaries of steps, and the table of jobs and steps with their results and times.
     ///
     /// # Errors
     /// What writing gives.
     pub fn finish(&self) -> io::Result<()> {
         let mut state = self.lock();
         let rows: Vec<&JobRow> = state.jobs.iter().map(|(_, row)| row).collect();
-        let text = table(&rows, self.options.colour);
+        let heading = |job: &str| {
+            let row = state.jobs.iter().find(|(id, _)| id == job);
+            let name = row.map_or_else(String::new, |(_, row)| clean(&row.name));
+            self.paint(BOLD, &format!("Summary of {name}"))
+        };
+        let text = state.summaries.text(heading) + &table(&rows, self.options.colour);
         state.out.write_all(text.as_bytes())?;
         state.out.flush()
     }
@@ -118,7 +126,11 @@ impl<W: Write> TerminalReporter<W> {
                 self.line(&mut state, event, &text)?;
             }
             EventKind::Log { line, .. } => self.log(&mut state, event, line)?,
-            EventKind::Annotation { .. } | EventKind::Summary { .. } => return Ok(()),
+            EventKind::Annotation { .. } => return Ok(()),
+            EventKind::Summary { markdown, .. } => {
+                state.summaries.add(event.job, markdown);
+                return Ok(());
+            }
             EventKind::StepFinished { record } => {
                 if let Some(row) = row(&mut state, event.job) {
                     row.steps.push((*record).clone());
@@ -293,6 +305,19 @@ mod tests {
         };
         let text = write(options, vec![EventKind::JobStarted { name: "a" }, log("x")]).await;
         assert!(text.contains("[a]   x\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn summaries_are_shown_once_the_run_is_over() {
+        let markdown = "# Report";
+        let kinds = vec![
+            EventKind::JobStarted { name: "build" },
+            EventKind::Summary { step: 2, markdown },
+            log("later"),
+        ];
+        let text = write(TerminalOptions::default(), kinds).await;
+        let expected = "Job build\n  later\n\nSummary of build\n# Report\n\n";
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[tokio::test]
