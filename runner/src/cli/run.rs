@@ -121,7 +121,7 @@ pub struct RunArgs {
 
 impl RunArgs {
     /// What to print instead of running, if that was asked for.
-    fn shown(&self) -> Option<fn(&Plan, &[String], bool)> {
+    fn shown(&self) -> Option<fn(&Plan, &[String], bool) -> String> {
         match (self.list, self.graph, self.dry_run) {
             (true, _, _) => Some(show::list),
             (_, true, _) => Some(show::graph),
@@ -195,7 +195,7 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     );
     let selected = choose::selected(&plan, args.job.as_deref()).map_err(Failure::usage)?;
     if let Some(show) = args.shown() {
-        show(&plan, &selected, args.json);
+        print!("{}", show(&plan, &selected, args.json));
         return Ok(Exit::Success);
     }
 

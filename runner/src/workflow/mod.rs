@@ -20,7 +20,7 @@ mod request;
 mod schema;
 pub mod source;
 mod support;
-mod template;
+pub(crate) mod template;
 #[cfg(test)]
 mod tests;
 pub mod token;

@@ -172,9 +172,93 @@ fn constant(body: &str) -> Option<String> {
     (!text.contains('\'')).then(|| text.replace('\0', "'"))
 }
 
+/// An expression as it stood in the file: `format('a {0}', b)` is `a ${{ b }}` again.
+pub(crate) fn written(expression: &str) -> String {
+    unjoin(expression).unwrap_or_else(|| format!("${{{{ {expression} }}}}"))
+}
+
+fn unjoin(expression: &str) -> Option<String> {
+    let rest = expression.strip_prefix("format('")?.strip_suffix(')')?;
+    let end = end_of_text(rest)?;
+    let arguments = arguments(&rest[end + 1..])?;
+    let format = rest[..end].replace("''", "'");
+    let (mut text, mut rest) = (String::new(), format.as_str());
+    while let Some(at) = rest.find(['{', '}']) {
+        text.push_str(&rest[..at]);
+        let brace = &rest[at..=at];
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix(brace) {
+            text.push_str(brace);
+            rest = after;
+        } else {
+            let (number, after) = rest.split_once('}')?;
+            let argument = arguments.get(number.parse::<usize>().ok()?)?;
+            text.push_str(&format!("${{{{ {argument} }}}}"));
+            rest = after;
+        }
+    }
+    Some(text + rest)
+}
+
+/// Where the quoted text ends in which `rest` begins.
+fn end_of_text(rest: &str) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let at = from + rest[from..].find('\'')?;
+        if !rest[at + 1..].starts_with('\'') {
+            return Some(at);
+        }
+        from = at + 2;
+    }
+}
+
+/// What follows the format: each argument after a comma. None where that is not all.
+fn arguments(text: &str) -> Option<Vec<&str>> {
+    let (mut depth, mut quoted, mut starts) = (0_u32, false, Vec::new());
+    for (at, c) in text.char_indices() {
+        match c {
+            '\'' => quoted = !quoted,
+            _ if quoted => {}
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth = depth.checked_sub(1)?,
+            ',' if depth == 0 => starts.push(at),
+            _ => {}
+        }
+    }
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    let arguments = starts.iter().zip(ends);
+    let arguments = arguments.map(|(start, end)| text[start + 1..end].trim());
+    (depth == 0 && !quoted && (text.is_empty() || text.starts_with(',')))
+        .then(|| arguments.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_expression_is_shown_as_it_was_written() {
+        for text in [
+            "${{ github.ref }}",
+            "a ${{ github.ref }} b",
+            "${{ github.a }}${{ env.b }}",
+            "it's {x} }{ ${{ env.b }} {0} ''",
+            "f ${{ join(fromJSON('[1, 2]'), ', ') }} ${{ env['a,)'] }}",
+            "${{ format('{0}', github.a) == format('{0}', env.b) }}",
+        ] {
+            let Ok(Template::Expression(body)) = read_with(text) else {
+                panic!("{text}");
+            };
+            assert_eq!(written(&body), text, "{body}");
+        }
+        for body in [
+            "format('{1}', env.a)",
+            "format('{x}', env.a)",
+            "format('a') || format('b')",
+        ] {
+            assert_eq!(written(body), format!("${{{{ {body} }}}}"));
+        }
+    }
 
     fn read_with(text: &str) -> Result<Template, Vec<TemplateError>> {
         read(text, &Names::new(["github", "env"]))

@@ -26,9 +26,11 @@ pub fn refusal(workflow: &Workflow, github: &Object, folder: &Path) -> Option<St
         .get("event")
         .and_then(|event| event.get("action"))
         .map(to_text);
+    let tag = text("ref_type") == "tag";
     types(trigger, action.as_deref())
-        .or_else(|| refs(trigger, text("ref_type") == "tag", &name))
-        .or_else(|| paths(trigger, github, folder))
+        .or_else(|| refs(trigger, tag, &name))
+        // GitHub does not look at the files of a tag that is pushed.
+        .or_else(|| (!tag).then(|| paths(trigger, github, folder))?)
 }
 
 fn types(trigger: &Trigger, action: Option<&str>) -> Option<String> {
@@ -192,15 +194,25 @@ mod tests {
         run(folder, &["rev-parse", "HEAD"])
     }
 
-    /// Why a workflow with these events does not run.
+    /// Why a workflow with these events does not run on a branch.
     fn refused(on: &str, name: &str, branch: &str, event: &str, folder: &Path) -> Option<String> {
+        refused_on(on, name, (branch, "branch"), event, folder)
+    }
+
+    fn refused_on(
+        on: &str,
+        name: &str,
+        (reference, kind): (&str, &str),
+        event: &str,
+        folder: &Path,
+    ) -> Option<String> {
         let text = format!("on: {on}\njobs: {{a: {{runs-on: x, steps: [{{run: a}}]}}}}\n");
         let workflow = parse(Source::new("ci.yml", text)).unwrap().workflow;
         let mut github = Object::from_iter([
             ("event_name", name),
-            ("ref_name", branch),
-            ("base_ref", branch),
-            ("ref_type", "branch"),
+            ("ref_name", reference),
+            ("base_ref", reference),
+            ("ref_type", kind),
         ]);
         github.insert("event", from_json(event).unwrap_or(Value::Null));
         refusal(&workflow, &github, folder)
@@ -263,6 +275,22 @@ mod tests {
             pull("docs/**").as_deref(),
             Some("no file of the pull request matches its `paths`")
         );
+    }
+
+    #[test]
+    fn files_of_a_pushed_tag_are_not_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        run(path, &["init", "-q", "-b", "main"]);
+        commit(path, "readme");
+        let on = "{push: {branches: [main], tags: ['v*'], paths: ['docs/**']}}";
+        let push = |reference, kind| refused_on(on, "push", (reference, kind), "{}", path);
+        assert_eq!(push("v1", "tag"), None);
+        assert_eq!(
+            push("x1", "tag").as_deref(),
+            Some("`x1` matches none of its `tags`")
+        );
+        assert!(push("main", "branch").is_some());
     }
 
     #[test]
