@@ -3,6 +3,8 @@
 //! The files are `corpus.txt` beside this one, the broken files of Mayfly's own tests, and the
 //! scenarios. Every file must be judged alike, or be listed in [`DIFFERENCES`] with the rule that decides.
 
+mod limits;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
