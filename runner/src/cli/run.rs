@@ -119,9 +119,12 @@ pub struct RunArgs {
     machine: MachineArgs,
 }
 
+/// Makes the text of a plan's selected jobs, as JSON or for a person.
+type Show = fn(&Plan, &[String], bool) -> String;
+
 impl RunArgs {
     /// What to print instead of running, if that was asked for.
-    fn shown(&self) -> Option<fn(&Plan, &[String], bool) -> String> {
+    fn shown(&self) -> Option<Show> {
         match (self.list, self.graph, self.dry_run) {
             (true, _, _) => Some(show::list),
             (_, true, _) => Some(show::graph),
