@@ -10,6 +10,7 @@ pub mod jit;
 pub mod key;
 pub mod message;
 pub mod pause;
+pub mod report;
 pub mod run_service;
 pub mod token;
 
