@@ -25,6 +25,9 @@ cargo test --locked --no-fail-fast --workspace --exclude mayfly-tests
 step "Programs"
 deploy/build.sh
 
+step "A worker against a strict GitHub on loopback"
+cargo test --locked -p mayfly-tests --test github
+
 step "Workflow files and expressions, compared with GitHub's own implementations"
 npm ci --prefix tests/npm --silent
 npm ci --prefix tests/toolkit --silent

@@ -21,6 +21,7 @@ use mayfly_vmm::{probe, softkvm};
 pub mod archives;
 pub mod conditions;
 pub mod git_server;
+pub mod github;
 pub mod guests;
 pub mod npm;
 pub mod processes;

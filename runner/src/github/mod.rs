@@ -13,6 +13,7 @@ pub mod pause;
 pub mod report;
 pub mod run_service;
 pub mod token;
+pub mod worker;
 
 #[cfg(test)]
 mod tests;

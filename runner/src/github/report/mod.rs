@@ -207,7 +207,9 @@ impl GitHubReporter {
     }
 
     async fn summary(&self, step: u32, markdown: &str) {
-        let end = markdown.floor_char_boundary(MAX_SUMMARY);
+        let limit = markdown.len().min(MAX_SUMMARY);
+        let border = |at: &usize| markdown.is_char_boundary(*at);
+        let end = (0..=limit).rev().find(border).unwrap_or(0);
         let bytes = Bytes::copy_from_slice(&markdown.as_bytes()[..end]);
         if let Some(id) = self.id(step) {
             let size = bytes.len() as u64;

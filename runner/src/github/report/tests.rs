@@ -314,13 +314,12 @@ async fn logs_summary_and_steps_of_a_job_arrive() {
         .collect();
     assert_eq!(orders, (1..=orders.len() as u64).collect::<Vec<_>>());
     let last = |number: u64| {
-        let steps = held
+        let mut steps = held
             .updates
             .iter()
             .flat_map(|u| u["steps"].as_array().unwrap());
         steps
-            .filter(|s| s["number"] == json!(number))
-            .next_back()
+            .rfind(|s| s["number"] == json!(number))
             .unwrap()
             .clone()
     };
