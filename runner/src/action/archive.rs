@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 
 use super::{
     digest::{CommitId, ContentDigest, TreeId},
-    tree::{Blob, BlobHasher, Submodules, TreeBuilder, TreeError},
+    tree::{Blob, BlobHasher, Difference, Listing, Submodules, TreeBuilder, TreeError},
 };
 use crate::printable;
 
@@ -163,6 +163,16 @@ pub enum ArchiveError {
         expected: TreeId,
         /// The tree of the files that came.
         found: TreeId,
+        /// The files that came.
+        files: Box<Listing>,
+    },
+    /// The files are not those of the commit, and it is known in what.
+    #[error("{first}{}", also(*.more))]
+    Differs {
+        /// The first such file.
+        first: Difference,
+        /// How many others differ.
+        more: usize,
     },
     /// The content is not the locked one.
     #[error("the content is {found}, and {expected} is locked")]
@@ -175,6 +185,31 @@ pub enum ArchiveError {
     /// What is verified could not be written.
     #[error("the verified archive cannot be written: {0}")]
     Write(#[source] io::Error),
+}
+
+fn also(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        1 => "; another file differs as well".to_owned(),
+        more => format!("; {more} other files differ as well"),
+    }
+}
+
+impl ArchiveError {
+    /// The same with the file in which the archive differs from the commit, if a listing of the
+    /// commit's tree tells it. Of a listing that does not add up to that tree nothing is believed.
+    #[must_use]
+    pub fn explained(self, listing: &Listing) -> Self {
+        match &self {
+            Self::OtherTree {
+                expected, files, ..
+            } if listing.tree() == *expected => {
+                let difference = listing.difference(files);
+                difference.map_or(self, |(first, more)| Self::Differs { first, more })
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Reads an archive to its end, writes it packed anew to `sink`, and ends that stream only if the
@@ -196,11 +231,12 @@ pub fn verify(
     {
         return Err(ArchiveError::OtherCommit { expected, found });
     }
-    let digests = std::mem::take(&mut pass.tree).finish(&expected.submodules)?;
+    let (digests, files) = std::mem::take(&mut pass.tree).finish_listed(&expected.submodules)?;
     if digests.tree != expected.tree {
         return Err(ArchiveError::OtherTree {
             expected: expected.tree,
             found: digests.tree,
+            files: Box::new(files),
         });
     }
     pass.end(digests.content, expected.content)

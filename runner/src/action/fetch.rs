@@ -139,7 +139,13 @@ pub async fn fetch(
     let content = match added {
         Ok(verified) => verified,
         Err(AddError::Host(error)) => return Err(error.into()),
-        Err(AddError::Archive(why)) => {
+        Err(AddError::Archive(mut why)) => {
+            // Whether it says in what the archive differs or not: it is refused.
+            if matches!(why, ArchiveError::OtherTree { .. })
+                && let Ok(Some(listing)) = fetched.listing().await
+            {
+                why = why.explained(&listing);
+            }
             let (repository, commit, from) = named();
             return Err(FetchError::Archive {
                 repository,

@@ -3,6 +3,8 @@
 //! Files come in any order, with their contents hashed on the way; the digests are made at the end.
 //! Paths are bytes, as git's are. `docs/pins.md` defines the canonical tree.
 
+mod listing;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use sha1::Sha1;
@@ -10,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::digest::{CommitId, ContentDigest, TreeId, object_hash, object_id};
 use crate::printable;
+
+pub use listing::{Difference, Listing};
 
 /// Longest path, in bytes: Linux has none longer.
 const PATH: usize = 4095;
@@ -167,6 +171,16 @@ enum Content {
     Commit(CommitId),
 }
 
+impl Content {
+    /// The id of its git object.
+    fn id(&self) -> &[u8; 20] {
+        match self {
+            Self::Blob(blob) => &blob.sha1,
+            Self::Commit(commit) => commit.as_bytes(),
+        }
+    }
+}
+
 /// A tree in the making.
 #[derive(Debug, Clone, Default)]
 pub struct TreeBuilder {
@@ -278,7 +292,18 @@ impl TreeBuilder {
     /// # Errors
     /// [`TreeError::EmptyFolder`] when a folder is neither a submodule nor has files in it; an error
     /// of the other kinds when a submodule is where a file is.
-    pub fn finish(mut self, submodules: &Submodules) -> Result<TreeDigests, TreeError> {
+    pub fn finish(self, submodules: &Submodules) -> Result<TreeDigests, TreeError> {
+        self.finish_listed(submodules).map(|(digests, _)| digests)
+    }
+
+    /// The digests of the tree, and its files for a comparison.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn finish_listed(
+        mut self,
+        submodules: &Submodules,
+    ) -> Result<(TreeDigests, Listing), TreeError> {
         let declared = std::mem::take(&mut self.declared);
         for (path, commit) in submodules {
             self.insert(path, FileMode::Submodule, Content::Commit(*commit))?;
@@ -287,10 +312,11 @@ impl TreeBuilder {
         if let Some(path) = declared.iter().find(empty) {
             return Err(TreeError::EmptyFolder(shown(path)));
         }
-        Ok(TreeDigests {
+        let digests = TreeDigests {
             tree: self.tree_id(),
             content: self.content_digest(),
-        })
+        };
+        Ok((digests, Listing::of(self)))
     }
 
     /// The content digest alone, every empty folder taken for a submodule.
@@ -338,12 +364,8 @@ impl TreeBuilder {
                 .count();
             close(&mut open, same + 1);
             open.extend(parts[same..].iter().map(|part| Folder::named(part)));
-            let id = match content {
-                Content::Blob(blob) => &blob.sha1,
-                Content::Commit(commit) => commit.as_bytes(),
-            };
             if let Some(folder) = open.last_mut() {
-                folder.entry(mode.octal(), name, id);
+                folder.entry(mode.octal(), name, content.id());
             }
         }
         close(&mut open, 1);

@@ -99,6 +99,18 @@ pub(crate) fn expected() -> Expected {
     }
 }
 
+/// What git says that the honest archive's commit has.
+pub(crate) fn listing() -> Listing {
+    // `git hash-object` of the three contents.
+    let text = format!(
+        "100644 blob {}\taction.yml\0100755 blob {}\trun.sh\0120000 blob {}\tstart\0",
+        "739fd07a6fc3caac3c6ee52d929ffa64516905c6",
+        "f70adfe7bd44fb1a5a1f40cda92eb17154595e62",
+        "e0e63473c2593040d7d1c67637864821b28cef4b"
+    );
+    Listing::parse(text.as_bytes()).unwrap()
+}
+
 /// An archive that is not what it says.
 pub(crate) struct Tampered {
     pub(crate) name: &'static str,
@@ -134,11 +146,27 @@ fn changed_bytes() -> Vec<Tampered> {
     file(&mut mode, "t/action.yml", 0o775, b"name: honest\n");
     file(&mut mode, "t/run.sh", 0o775, b"echo honest\n");
     link(&mut mode, "t/start", "run.sh");
+    let mut content = Vec::new();
+    commit(&mut content, COMMIT);
+    file(&mut content, "t/action.yml", 0o664, b"name: evil\n");
+    file(&mut content, "t/run.sh", 0o775, b"echo evil\n");
+    link(&mut content, "t/start", "run.sh");
+    let mut tree = Vec::new();
+    file(&mut tree, "t/README.md", 0o664, b"another commit\n");
     let mut other = Vec::new();
     commit(&mut other, &"1".repeat(40));
     let half = gzip(&tar[..tar.len() / 2]);
     [
-        ("flipped byte in a file", flipped(at), "files are git tree"),
+        (
+            "flipped byte in a file",
+            flipped(at),
+            "the content of \"run.sh\" was changed: it is not that of the commit",
+        ),
+        (
+            "right commit, other content",
+            ended(content),
+            "\"action.yml\" was changed: it is not that of the commit; another file differs",
+        ),
         ("flipped byte in a header", flipped(1024 + 2), "check sum"),
         (
             "byte in padding",
@@ -146,7 +174,12 @@ fn changed_bytes() -> Vec<Tampered> {
             "behind the end of a file",
         ),
         ("flipped byte, compressed", packed, "gzip stream is damaged"),
-        ("mode bit", ended(mode), "files are git tree"),
+        (
+            "mode bit",
+            ended(mode),
+            "\"action.yml\" has the mode 100755, and 100644",
+        ),
+        ("wrong tree", ended(tree), "\"README.md\" was added"),
         ("other commit", ended(other), "says that it is commit 1111"),
         (
             "truncated",
@@ -173,7 +206,7 @@ fn other_entries() -> impl Iterator<Item = Tampered> {
         (
             "added file",
             |tar| file(tar, "o-r-302a2aa/more", 0o664, b"x"),
-            "files are git tree",
+            "the file \"more\" was added",
         ),
         (
             "two entries for one path",

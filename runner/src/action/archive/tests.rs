@@ -21,7 +21,7 @@ fn refused(archive: &[u8]) -> String {
     let limits = Limits::default();
     let error = verify(archive, Layout::TopFolder, &expected(), limits, &mut sink).unwrap_err();
     assert!(!sink.ends_with(&[0; 2 * BLOCK]), "the stream was ended");
-    error.to_string()
+    error.explained(&listing()).to_string()
 }
 
 #[test]
@@ -60,7 +60,28 @@ fn each_change_is_refused_with_words_of_its_own() {
     for tampered in tampered() {
         let said = refused(&tampered.archive);
         assert!(said.contains(tampered.why), "{}: {said}", tampered.name);
+        // Where nobody tells the commit's files, and where somebody tells wrong ones.
+        let plain = verified(&tampered.archive).unwrap_err();
+        let before = plain.to_string();
+        let wrong = Listing::parse(b"").unwrap();
+        assert_eq!(plain.explained(&wrong).to_string(), before);
     }
+}
+
+/// What a test of the whole table would not show: that no two of these share their words.
+#[test]
+fn what_is_done_to_archives_is_told_apart() {
+    let mut said: Vec<String> = tampered()
+        .iter()
+        .map(|tampered| refused(&tampered.archive))
+        .collect();
+    let cut = |said: &String| said.contains("ends in the middle");
+    assert_eq!(said.iter().filter(|said| cut(said)).count(), 3);
+    said.retain(|said| !cut(said));
+    let all = said.len();
+    said.sort();
+    said.dedup();
+    assert_eq!(said.len(), all, "{said:#?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::{Answer, Archive, Commit, Named, Refs, SourceError, Upstream};
 use crate::action::archive::Layout;
 use crate::action::digest::CommitId;
 use crate::action::reference::{RepositoryName, is_commit_id};
-use crate::action::tree::Submodules;
+use crate::action::tree::{Listing, Submodules};
 
 /// Longest time that one git command may take.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -365,6 +365,13 @@ impl Commit for Fetched<'_> {
         Box::pin(async move {
             let arguments = ["ls-tree", "-r", "-z", "--full-tree", &self.commit];
             Ok(submodules(&self.run(&arguments).await?))
+        })
+    }
+
+    fn listing(&self) -> Answer<'_, Option<Listing>> {
+        Box::pin(async move {
+            let arguments = ["ls-tree", "-r", "-z", "--full-tree", &self.commit];
+            Ok(Listing::parse(&self.run(&arguments).await?))
         })
     }
 }

@@ -16,7 +16,7 @@ use tokio::io::AsyncRead;
 use super::archive::Layout;
 use super::digest::CommitId;
 use super::reference::RepositoryName;
-use super::tree::Submodules;
+use super::tree::{Listing, Submodules};
 
 pub use error::SourceError;
 pub use git::{Fetched, GitMirror};
@@ -62,6 +62,12 @@ pub trait Commit: fmt::Debug + Send + Sync {
 
     /// The commits of submodules, which an archive does not tell.
     fn submodules(&self) -> Answer<'_, Submodules>;
+
+    /// All files by their modes and ids, where the source can tell them: asked only to say in what an
+    /// archive that was refused differs.
+    fn listing(&self) -> Answer<'_, Option<Listing>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// A commit by the names that it has.

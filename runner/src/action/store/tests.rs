@@ -82,8 +82,10 @@ fn what_is_refused_leaves_the_store_as_it_was() {
         let mut before = None;
         for tampered in samples::tampered() {
             let error = add(&store, &tampered.archive[..]).unwrap_err();
-            let said = error.to_string();
-            assert!(matches!(error, AddError::Archive(_)), "{said}");
+            let AddError::Archive(error) = error else {
+                panic!("{error}")
+            };
+            let said = error.explained(&samples::listing()).to_string();
             assert!(said.contains(tampered.why), "{}: {said}", tampered.name);
             let after = state(&store);
             // The first attempt makes the folder and its lock.
