@@ -1,6 +1,9 @@
 //! Runs a job from its request to its outcome.
 
-use std::sync::Arc;
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 use tokio::time::Instant;
 
@@ -9,6 +12,7 @@ use crate::sandbox::{Sandbox, SandboxError};
 use super::{
     Options,
     actions::Actions,
+    background::Background,
     cancel::{Cancellation, JobClock},
     containers::Containers,
     contexts::JobContext,
@@ -17,11 +21,11 @@ use super::{
     matcher::Matchers,
     outcome::{Conclusion, JobOutcome, StepRecord},
     reporter::{EventKind, Reporter},
-    request::{JobRequest, MaskHint, Variable},
+    request::{JobRequest, MaskHint, StepAction, Variable},
     shared::Shared,
-    step::Finished,
+    step::{Begun, Finished},
     steps::{self, Programs},
-    task::Task,
+    task::{Stage, Task},
     template::TemplateError,
 };
 
@@ -53,6 +57,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
         matchers: Matchers::default(),
         actions: Actions::default(),
         containers: Containers::default(),
+        set: AtomicUsize::new(0),
         debug,
     };
     let steps = request.steps.iter().cloned().map(Arc::new).enumerate();
@@ -60,17 +65,20 @@ pub async fn execute<S: Sandbox, R: Reporter>(
         shared: &shared,
         context: JobContext::new(request, options),
         tasks: steps
-            .map(|(index, step)| Task::main(&step, index))
+            .map(|(index, step)| Arc::new(Task::main(&step, index)))
             .collect(),
         posts: Vec::new(),
         containers_begun: false,
-        set: 0,
+        background: Background::new(request),
+        records: Vec::new(),
+        numbers: 1..=u32::MAX,
     };
     // Secrets first: nothing is reported before they are known.
     let masks = run.add_masks();
     let name = shared.masker.mask(&request.job_display_name).into_owned();
     shared.report(EventKind::JobStarted { name: &name }).await;
-    let (steps, outputs) = run.all(masks).await;
+    let outputs = run.all(masks).await;
+    let steps = run.records();
     let result = run.context.status;
     let duration = started.elapsed();
     let finished = EventKind::JobFinished {
@@ -93,111 +101,151 @@ pub(super) struct JobRun<'a, S, R> {
     pub(super) shared: &'a Shared<'a, S, R>,
     pub(super) context: JobContext<'a>,
     /// The steps of the request.
-    pub(super) tasks: Vec<Task>,
-    /// What is to be run after them; the last comes first.
-    posts: Vec<Task>,
+    pub(super) tasks: Vec<Arc<Task>>,
+    /// What is to be run after them, by the record that registered it; the last comes first.
+    pub(super) posts: Vec<(u32, Task)>,
+    /// Those of the steps that run beside the others.
+    pub(super) background: Background<'a>,
+    /// What became of the others.
+    pub(super) records: Vec<StepRecord>,
+    /// Numbers of records to come.
+    numbers: RangeInclusive<u32>,
     /// Whether there may be containers to stop.
     pub(super) containers_begun: bool,
-    /// Bytes of names and values that steps set so far.
-    set: usize,
 }
 
 /// Why no further step runs.
 struct Ends;
 
 impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
-    /// All records of the job, and its outputs.
-    async fn all(
-        &mut self,
-        masks: Result<Vec<String>, String>,
-    ) -> (Vec<StepRecord>, Vec<(String, String)>) {
-        let mut records = vec![self.set_up(masks).await];
+    /// Runs the job; gives its outputs.
+    async fn all(&mut self, masks: Result<Vec<String>, String>) -> Vec<(String, String)> {
+        let number = self.number();
+        let record = self.set_up(number, masks).await;
+        self.records.push(record);
         if self.context.status == Conclusion::Success {
             // Nothing but the end of the queue or of the sandbox ends it: a step that failed does not.
-            let _: Result<(), Ends> = self.stages(&mut records).await;
+            let _: Result<(), Ends> = self.stages().await;
         }
         if self.shared.clock.is_cancelled() && self.context.status == Conclusion::Success {
             self.context.status = Conclusion::Cancelled;
         }
-        let (record, outputs) = self.complete(next(&records)).await;
-        if record.conclusion == Conclusion::Failure && self.context.status == Conclusion::Success {
-            self.context.status = Conclusion::Failure;
-        }
-        records.push(record);
-        (records, outputs)
+        let number = self.number();
+        let (record, outputs) = self.complete(number).await;
+        self.fails_with(record.conclusion);
+        self.records.push(record);
+        outputs
+    }
+
+    /// All records of the job, in order.
+    fn records(&mut self) -> Vec<StepRecord> {
+        let mut records = std::mem::take(&mut self.records);
+        records.append(&mut self.background.records);
+        records.sort_by_key(|record| record.number);
+        records
+    }
+
+    /// The number of the next record.
+    pub(super) fn number(&mut self) -> u32 {
+        self.numbers.next().unwrap_or(u32::MAX)
     }
 
     /// What is before the steps, the steps, and what is after them.
-    async fn stages(&mut self, records: &mut Vec<StepRecord>) -> Result<(), Ends> {
-        let started = self.start_containers(records).await;
-        self.unless_lost(started)?;
-        let mains = self.tasks.clone();
-        let pres = mains.iter().filter_map(|task| self.shared.pre(task));
-        for task in pres.collect::<Vec<_>>().iter().chain(&mains) {
-            self.one(task, records).await?;
+    async fn stages(&mut self) -> Result<(), Ends> {
+        let mains = self.mains().await;
+        if mains.is_err() {
+            self.background.cancel_all();
         }
-        while let Some(task) = self.posts.pop() {
-            self.one(&task, records).await?;
+        let result = self.wait_for_rest().await;
+        self.fails_with(result);
+        if self.background.lost {
+            return Err(self.loses());
         }
-        let stopped = self.stop_containers(records).await;
+        mains?;
+        while let Some((_, task)) = self.posts.pop() {
+            self.one(&Arc::new(task)).await?;
+        }
+        let stopped = self.stop_containers().await;
         self.unless_lost(stopped)
     }
 
     fn unless_lost(&mut self, ended: Result<(), SandboxError>) -> Result<(), Ends> {
-        ended.map_err(|_| {
-            self.context.status = Conclusion::Failure;
-            Ends
-        })
+        ended.map_err(|_| self.loses())
     }
 
-    async fn one(&mut self, task: &Task, records: &mut Vec<StepRecord>) -> Result<(), Ends> {
+    /// What is before the steps, and the steps.
+    async fn mains(&mut self) -> Result<(), Ends> {
+        let started = self.start_containers().await;
+        self.unless_lost(started)?;
+        let mains = self.tasks.clone();
+        let pres = mains.iter().filter_map(|task| self.shared.pre(task));
+        let pres: Vec<_> = pres.map(Arc::new).collect();
+        for task in pres.iter().chain(&mains) {
+            self.one(task).await?;
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, task: &Arc<Task>) -> Result<(), Ends> {
         if self.shared.clock.is_cancelled() {
             self.context.status = Conclusion::Cancelled;
         }
         if self.shared.clock.is_grace_over() {
             return Err(Ends);
         }
-        let step = self
-            .shared
-            .step(&self.context, task, next(records), self.set);
-        let finished = step.await;
-        let lost = finished.lost.is_err();
-        records.push(finished.record.clone());
-        self.keep(task, finished);
-        if lost {
-            self.context.status = Conclusion::Failure;
-            return Err(Ends);
+        let number = self.number();
+        let is_main = task.stage == Stage::Main;
+        let finished = if let StepAction::BackgroundControl { .. } = task.step.action {
+            Some(self.control(task, number).await)
+        } else if is_main && task.step.background {
+            self.begin(task, number).await
+        } else {
+            let shared = self.shared;
+            let begun = Begun::new(shared.sandbox, &self.context, Arc::clone(task));
+            let begun = self.background.beside(begun).await;
+            Some(self.background.beside(shared.step(&begun, number)).await)
+        };
+        let mut lost = self.background.lost;
+        if let Some(finished) = finished {
+            lost |= finished.lost.is_err();
+            self.keep(task, finished);
         }
-        Ok(())
+        if lost { Err(self.loses()) } else { Ok(()) }
     }
 
-    /// Enters what the step left into the job.
+    /// The sandbox is gone.
+    fn loses(&mut self) -> Ends {
+        self.context.status = Conclusion::Failure;
+        Ends
+    }
+
+    /// Enters what a step left into the job.
     fn keep(&mut self, task: &Task, finished: Finished) {
         let Finished {
             ended,
             changes,
-            set,
+            record,
             ..
         } = finished;
-        self.set = self.set.saturating_add(set);
+        let number = record.number;
+        self.records.push(record);
         self.context.enter(task, &changes, ended);
-        for post in changes.posts {
-            match self.posts.iter_mut().find(|known| known.id == post.id) {
-                Some(known) => known.merge(post),
-                None => self.posts.push(post),
-            }
-        }
-        let failed = ended.conclusion == Conclusion::Failure;
-        if failed && self.context.status == Conclusion::Success {
+        register(&mut self.posts, number, changes.posts);
+        self.fails_with(ended.conclusion);
+    }
+
+    /// A failure of a part of the job is one of the job, unless that stands worse already.
+    fn fails_with(&mut self, conclusion: Conclusion) {
+        if conclusion == Conclusion::Failure && self.context.status == Conclusion::Success {
             self.context.status = Conclusion::Failure;
         }
     }
 
     /// The record "Complete job", and the job's outputs.
-    async fn complete(&self, number: u32) -> (StepRecord, Vec<(String, String)>) {
+    async fn complete(&mut self, number: u32) -> (StepRecord, Vec<(String, String)>) {
         let name = "Complete job";
-        let workspace = &self.context.layout.workspace;
-        let mut log = self.shared.log(number, workspace);
+        let shared = self.shared;
+        let mut log = shared.log(number, &self.context.layout.workspace);
         log.start(name).await;
         if self.shared.clock.is_out_of_time() && self.context.status == Conclusion::Cancelled {
             let minutes = self
@@ -227,7 +275,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
 
     /// Outputs of the job: empty ones and those that hold a secret are left out.
     async fn outputs(
-        &self,
+        &mut self,
         log: &mut StepLog<'_, R>,
     ) -> Result<Vec<(String, String)>, TemplateError> {
         let Some(token) = &self.shared.request.job_outputs else {
@@ -283,9 +331,18 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     }
 }
 
-/// The number of the next record.
-fn next(records: &[StepRecord]) -> u32 {
-    u32::try_from(records.len() + 1).unwrap_or(u32::MAX)
+/// Enters what the step of record `number` wants to be run after all steps.
+pub(super) fn register(posts: &mut Vec<(u32, Task)>, number: u32, new: Vec<Task>) {
+    for post in new {
+        match posts.iter_mut().find(|(_, known)| known.id == post.id) {
+            Some((_, known)) => known.merge(post),
+            None => {
+                // A step in the background is entered later than it began.
+                let place = posts.partition_point(|(other, _)| *other <= number);
+                posts.insert(place, (number, post));
+            }
+        }
+    }
 }
 
 /// What of a request this version cannot do, before anything runs.

@@ -10,10 +10,12 @@ use super::{
     reporter::Reporter,
 };
 
-/// Lets what the step wrote into its files take effect, and removes them.
+/// Lets what the step wrote into its files take effect, and removes them. With `others`, other steps
+/// may run at the same time.
 pub(super) async fn read_files<S: Sandbox, R: Reporter>(
     sandbox: &S,
     files: &StepFiles,
+    others: bool,
     output: &mut StepOutput<'_, R>,
 ) -> Result<(), SandboxError> {
     let [path, env, summary, out, state] = EnvFile::ALL;
@@ -33,7 +35,7 @@ pub(super) async fn read_files<S: Sandbox, R: Reporter>(
             Err(error) => refuse(file, &error.to_string(), output).await,
         }
     }
-    match files.remove(sandbox).await {
+    match files.remove(sandbox, others).await {
         Err(error @ SandboxError::Lost(_)) => Err(error),
         Err(error) => {
             output.log.warning(&error.to_string()).await;

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -93,20 +94,25 @@ impl StepFiles {
         bounded("reading the step's files", read).await
     }
 
-    /// Removes the script and the environment files: they may hold secrets of this step.
-    pub(super) async fn remove<S: Sandbox>(&self, sandbox: &S) -> Result<(), SandboxError> {
-        let directory = format!("{}/{DIRECTORY}", self.temp);
-        let script = async {
-            match self.script.get() {
-                Some(path) => sandbox.remove(path).await,
-                None => Ok(()),
-            }
+    /// Removes the script and the environment files: they may hold secrets of this step. With
+    /// `others`, other steps of the job may have theirs in the same directory.
+    pub(super) async fn remove<S: Sandbox>(
+        &self,
+        sandbox: &S,
+        others: bool,
+    ) -> Result<(), SandboxError> {
+        let mut paths: Vec<String> = self.script.get().cloned().into_iter().collect();
+        if others {
+            paths.extend(EnvFile::ALL.map(|file| self.path(file)));
+        } else {
+            paths.push(format!("{}/{DIRECTORY}", self.temp));
+        }
+        let removals = paths.iter().map(|path| sandbox.remove(path));
+        let all = async {
+            let removed = join_all(removals).await;
+            removed.into_iter().collect::<Result<(), _>>()
         };
-        let both = async {
-            let (directory, script) = tokio::join!(sandbox.remove(&directory), script);
-            directory.and(script)
-        };
-        bounded("removing the step's files", both).await
+        bounded("removing the step's files", all).await
     }
 
     fn name(&self, file: EnvFile) -> String {

@@ -27,6 +27,7 @@
 //! ```
 
 pub(crate) mod actions;
+mod background;
 mod cancel;
 pub mod commands;
 mod containers;

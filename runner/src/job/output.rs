@@ -1,5 +1,7 @@
 //! The output of a step on its way: bytes, lines, commands, and what they change.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use indexmap::IndexMap;
 
 use super::{
@@ -66,19 +68,21 @@ pub(super) struct StepOutput<'a, R> {
     splitters: [LineSplitter; 2],
     /// For each stream, whether the rest of a line that is too long is thrown away.
     dropping: [bool; 2],
-    /// Bytes that this step set, and those that steps before it did.
-    pub(super) set: usize,
-    set_before: usize,
+    /// Bytes that this step set, and those that all steps of the job did.
+    set: usize,
+    set_by_job: &'a AtomicUsize,
+    /// Whether that was too much, and was told.
+    is_over: bool,
 }
 
 impl<'a, R: Reporter> StepOutput<'a, R> {
-    /// The output of a step before which the job's steps had set `set_before` bytes.
+    /// The output of a step; `set_by_job` counts the bytes that the job's steps set.
     pub(super) fn new(
         log: StepLog<'a, R>,
         masker: &'a Masker,
         policy: Policy,
         echo: bool,
-        set_before: usize,
+        set_by_job: &'a AtomicUsize,
         matchers: StepMatchers<'a>,
     ) -> Self {
         let splitter = || LineSplitter::new(masker.clone(), MAX_LINE);
@@ -91,7 +95,8 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
             splitters: [splitter(), splitter()],
             dropping: [false; 2],
             set: 0,
-            set_before,
+            is_over: false,
+            set_by_job,
         }
     }
 
@@ -223,17 +228,17 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
 
     /// Counts what commands set; too much fails the step once.
     async fn count(&mut self, name: &str, value: &str) -> bool {
-        let limit = MAX_SET.min(MAX_SET_BY_JOB.saturating_sub(self.set_before));
-        let before = self.set;
-        self.set = self.set.saturating_add(name.len() + value.len());
-        if self.set <= limit {
+        let size = name.len() + value.len();
+        self.set = self.set.saturating_add(size);
+        let all = self.set_by_job.fetch_add(size, Ordering::Relaxed);
+        let (who, limit) = if self.set > MAX_SET {
+            ("commands of this step", MAX_SET >> 20)
+        } else if all.saturating_add(size) > MAX_SET_BY_JOB {
+            ("steps of this job", MAX_SET_BY_JOB >> 20)
+        } else {
             return true;
-        }
-        if before <= limit {
-            let (who, limit) = match limit {
-                MAX_SET => ("commands of this step", MAX_SET >> 20),
-                _ => ("steps of this job", MAX_SET_BY_JOB >> 20),
-            };
+        };
+        if !std::mem::replace(&mut self.is_over, true) {
             let message = format!("The {who} set more than {limit} MiB of values.");
             self.log.error(&message).await;
         }

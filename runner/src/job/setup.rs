@@ -52,12 +52,17 @@ pub(crate) enum OwnerError {
 
 impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     /// The record "Set up job".
-    pub(super) async fn set_up(&mut self, masks: Result<Vec<String>, String>) -> StepRecord {
+    pub(super) async fn set_up(
+        &mut self,
+        number: u32,
+        masks: Result<Vec<String>, String>,
+    ) -> StepRecord {
         let name = "Set up job";
         let Shared {
             request, options, ..
         } = *self.shared;
-        let mut log = self.shared.log(1, "");
+        let shared = self.shared;
+        let mut log = shared.log(number, "");
         log.start(name).await;
         print_set_up(&log, request, options, &self.context).await;
         let prepared = match masks {
@@ -96,7 +101,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     }
 
     /// Finds all actions that the steps use by reference, and copies them into the sandbox.
-    async fn actions(&self, log: &StepLog<'_, R>) -> Result<(), ActionError> {
+    async fn actions(&mut self, log: &StepLog<'_, R>) -> Result<(), ActionError> {
         let actions = self.tasks.iter().map(|task| task.step.action.clone());
         let actions: Vec<_> = actions.collect();
         if !actions.iter().any(is_by_reference) {

@@ -1,5 +1,7 @@
 //! What all steps of a job share and none of them changes.
 
+use std::sync::atomic::AtomicUsize;
+
 use jiff::Timestamp;
 
 use super::{
@@ -28,6 +30,8 @@ pub(super) struct Shared<'a, S, R> {
     pub(super) matchers: Matchers,
     pub(super) actions: Actions,
     pub(super) containers: Containers,
+    /// Bytes of names and values that the job's steps set so far.
+    pub(super) set: AtomicUsize,
     /// Whether debug messages are logged.
     pub(super) debug: bool,
 }
@@ -47,6 +51,11 @@ impl<S, R: Reporter> Shared<'_, S, R> {
             Some(paths) => log.called(paths),
             None => log,
         }
+    }
+
+    /// Whether steps of the job may run at the same time.
+    pub(super) fn has_background_steps(&self) -> bool {
+        self.request.steps.iter().any(|step| step.background)
     }
 
     /// Reports what is about the job as a whole.

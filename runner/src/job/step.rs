@@ -3,7 +3,7 @@
 //! A step sees a copy of the job's contexts as they are when it begins; what it changes is given
 //! back and entered by whoever runs it, the job or a composite action.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use indexmap::IndexMap;
 use tokio::time::Instant;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::sandbox::{Sandbox, SandboxError};
 
 use super::{
+    cancel::Cancellation,
     commands::Policy,
     contexts::JobContext,
     file_commands::read_files,
@@ -54,15 +55,13 @@ pub(super) struct Finished {
     pub(super) record: StepRecord,
     pub(super) ended: Ended,
     pub(super) changes: Changes,
-    /// Bytes of names and values that it set.
-    pub(super) set: usize,
     /// Whether a further step can run.
     pub(super) lost: Result<(), SandboxError>,
 }
 
 /// A step that is about to begin.
 pub(super) struct Begun<'a> {
-    pub(super) task: &'a Task,
+    pub(super) task: Arc<Task>,
     /// The contexts for this step alone.
     pub(super) context: JobContext<'a>,
     files: StepFiles,
@@ -70,18 +69,19 @@ pub(super) struct Begun<'a> {
     own_env: IndexMap<String, String>,
     /// All of its `env` context.
     env: IndexMap<String, String>,
+    /// Why the step's own `env` cannot be evaluated.
+    error: Option<TemplateError>,
+    /// Asks the step to stop, if it runs in the background.
+    pub(super) asked: Option<Cancellation>,
 }
 
 impl<'a> Begun<'a> {
     /// Evaluates the step's `env` in contexts of its own.
-    ///
-    /// # Errors
-    /// Why the `env` cannot be evaluated, beside a step that has none.
     pub(super) async fn new<S: Sandbox>(
         sandbox: &S,
         context: &JobContext<'a>,
-        task: &'a Task,
-    ) -> (Self, Option<TemplateError>) {
+        task: Arc<Task>,
+    ) -> Self {
         let files = StepFiles::new(&context.layout.temp);
         let mut context = context.for_step(&files);
         if task.depth == 0 {
@@ -99,14 +99,28 @@ impl<'a> Begun<'a> {
             Err(error) => (IndexMap::new(), Some(error)),
         };
         env.extend(own_env.clone());
-        let begun = Self {
+        Self {
             task,
             context,
             files,
             own_env,
             env,
-        };
-        (begun, error)
+            error,
+            asked: None,
+        }
+    }
+
+    /// Whether the step is to be run.
+    ///
+    /// # Errors
+    /// Its `env` or its condition cannot be evaluated: it failed.
+    pub(super) fn holds(&self) -> Result<bool, String> {
+        if let Some(error) = &self.error {
+            return Err(error.to_string());
+        }
+        let evaluator = self.context.evaluator(&self.env);
+        let holds = evaluator.condition(&self.task.condition);
+        holds.map_err(|error| error.to_string())
     }
 
     /// What workflow commands may do in this step.
@@ -122,7 +136,7 @@ impl<'a> Begun<'a> {
     }
 
     /// The step's own name if it has one that can be evaluated, else one made from what it runs.
-    fn display_name(&self) -> String {
+    pub(super) fn display_name(&self) -> String {
         if let Some(name) = &self.task.name {
             return name.clone();
         }
@@ -144,46 +158,32 @@ impl<'a> Begun<'a> {
 }
 
 impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
-    /// Runs one step of the job as record `number` of the log; steps before it set `set` bytes.
-    pub(super) async fn step(
-        &self,
-        context: &JobContext<'_>,
-        task: &Task,
-        number: u32,
-        set: usize,
-    ) -> Finished {
-        let (begun, error) = Begun::new(self.sandbox, context, task).await;
+    /// Runs one step of the job as record `number` of the log.
+    pub(super) async fn step(&self, begun: &Begun<'_>, number: u32) -> Finished {
         let name = begun.display_name();
-        let log = self.log(number, &context.layout.workspace);
-        log.start(&name).await;
-        let mut output = StepOutput::new(
+        let mut output = self.open(begun, &name, number).await;
+        let (ended, lost) = self.attempt(begun, &name, None, &mut output).await;
+        close(output, &name, ended, lost).await
+    }
+
+    /// Begins a record of the log.
+    pub(super) async fn open(
+        &self,
+        begun: &Begun<'_>,
+        name: &str,
+        number: u32,
+    ) -> StepOutput<'_, R> {
+        let log = self.log(number, &begun.context.layout.workspace);
+        log.start(name).await;
+        let matchers = self.step_matchers(&begun.context);
+        StepOutput::new(
             log,
             &self.masker,
             begun.policy(),
             self.debug,
-            set,
-            self.step_matchers(context),
-        );
-        let (ended, lost) = match error {
-            Some(error) => {
-                output.log.error(&error.to_string()).await;
-                (Ended::as_is(Conclusion::Failure), Ok(()))
-            }
-            None => self.attempt(&begun, &name, None, &mut output).await,
-        };
-        let changes = std::mem::take(&mut output.changes);
-        let set = output.set;
-        let record = output
-            .log
-            .finish(&name, ended.outcome, ended.conclusion)
-            .await;
-        Finished {
-            record,
-            ended,
-            changes,
-            set,
-            lost,
-        }
+            &self.set,
+            matchers,
+        )
     }
 
     /// The job's problem matchers, for one step.
@@ -210,32 +210,40 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
         around: Option<&StopRule<'_>>,
         output: &mut StepOutput<'_, R>,
     ) -> (Ended, Result<(), SandboxError>) {
-        let evaluator = begun.context.evaluator(&begun.env);
-        match evaluator.condition(&begun.task.condition) {
+        match begun.holds() {
             Ok(true) => {}
             Ok(false) => return (Ended::as_is(Conclusion::Skipped), Ok(())),
             Err(error) => {
-                output.log.error(&error.to_string()).await;
+                output.log.error(&error).await;
                 return (Ended::as_is(Conclusion::Failure), Ok(()));
             }
         }
-        drop(evaluator);
         let (mut outcome, mut lost) = self.run(begun, name, around, output).await;
         if lost.is_ok() && begun.files.are_written() {
-            lost = read_files(self.sandbox, &begun.files, output).await;
+            let others = self.has_background_steps();
+            lost = read_files(self.sandbox, &begun.files, others, output).await;
         }
         if output.changes.failed || lost.is_err() {
             outcome = worst(outcome, Conclusion::Failure);
         }
+        (self.conclude(begun, outcome, output).await, lost)
+    }
+
+    /// What an outcome counts for.
+    pub(super) async fn conclude(
+        &self,
+        begun: &Begun<'_>,
+        outcome: Conclusion,
+        output: &mut StepOutput<'_, R>,
+    ) -> Ended {
         let mut conclusion = outcome;
         if outcome == Conclusion::Failure && self.continues(begun, output).await {
             conclusion = Conclusion::Success;
         }
-        let ended = Ended {
+        Ended {
             outcome,
             conclusion,
-        };
-        (ended, lost)
+        }
     }
 
     /// Runs the step's action with its timeout.
@@ -254,11 +262,16 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
             env: &begun.env,
             condition: &begun.task.condition,
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            asked: begun.asked.as_ref(),
             around,
         };
+        if begun.asked.is_some() && stop.is_stopped().await == Some(Stop::Cancelled) {
+            output.log.error(CANCELLED).await;
+            return (Conclusion::Cancelled, Ok(()));
+        }
         let mut run = StepRun {
             shared: self,
-            task: begun.task,
+            task: &begun.task,
             name,
             context: &begun.context,
             env: &begun.env,
@@ -271,7 +284,7 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
             Ok(ended) => {
                 // What stopped the action around is told once, by it.
                 if stop.is_stopped_around().await.is_none()
-                    && let Some(message) = stopped(ended.stop, name, minutes)
+                    && let Some(message) = stopped(ended.stop, begun, name, minutes)
                 {
                     output.log.error(&message).await;
                 }
@@ -319,18 +332,51 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
     }
 }
 
-/// The error for a step that was stopped.
-fn stopped(stop: Option<Stop>, name: &str, minutes: Option<f64>) -> Option<String> {
-    match stop? {
-        Stop::TimedOut => {
-            let minutes = minutes.unwrap_or_default();
-            Some(format!(
-                "The action '{name}' has timed out after {minutes} minutes."
-            ))
-        }
-        Stop::Cancelled | Stop::GraceOver => Some("The operation was canceled.".to_owned()),
+/// Ends a record of the log.
+pub(super) async fn close<R: Reporter>(
+    mut output: StepOutput<'_, R>,
+    name: &str,
+    ended: Ended,
+    lost: Result<(), SandboxError>,
+) -> Finished {
+    let changes = std::mem::take(&mut output.changes);
+    let Ended {
+        outcome,
+        conclusion,
+    } = ended;
+    let record = output.log.finish(name, outcome, conclusion).await;
+    Finished {
+        record,
+        ended,
+        changes,
+        lost,
     }
 }
+
+/// The error for a step that was stopped.
+fn stopped(
+    stop: Option<Stop>,
+    begun: &Begun<'_>,
+    name: &str,
+    minutes: Option<f64>,
+) -> Option<String> {
+    match stop? {
+        Stop::TimedOut => {
+            let what = match begun.asked {
+                Some(_) => "background step",
+                None => "action",
+            };
+            let minutes = minutes.unwrap_or_default();
+            Some(format!(
+                "The {what} '{name}' has timed out after {minutes} minutes."
+            ))
+        }
+        Stop::Cancelled | Stop::GraceOver => Some(CANCELLED.to_owned()),
+    }
+}
+
+/// The error of a step that was cancelled.
+const CANCELLED: &str = "The operation was canceled.";
 
 /// Cancelled outweighs failed, and failed all else.
 pub(super) fn worst(one: Conclusion, other: Conclusion) -> Conclusion {

@@ -5,7 +5,12 @@ use std::{future::Future, pin::Pin};
 use indexmap::IndexMap;
 use tokio::time::{Instant, sleep_until};
 
-use super::{cancel::JobClock, contexts::JobContext, outcome::Conclusion, process::Stop};
+use super::{
+    cancel::{Cancellation, JobClock},
+    contexts::JobContext,
+    outcome::Conclusion,
+    process::Stop,
+};
 
 /// The rule for one step.
 pub(super) struct StopRule<'a> {
@@ -14,6 +19,8 @@ pub(super) struct StopRule<'a> {
     pub(super) env: &'a IndexMap<String, String>,
     pub(super) condition: &'a str,
     pub(super) deadline: Option<Instant>,
+    /// Asks a step in the background to stop; none for a step in the foreground.
+    pub(super) asked: Option<&'a Cancellation>,
     /// The rule of the composite action that the step belongs to: what stops that, stops this.
     pub(super) around: Option<&'a StopRule<'a>>,
 }
@@ -63,8 +70,16 @@ impl StopRule<'_> {
     }
 
     /// Returns when the job is cancelled, unless the step's condition holds even then: a step that
-    /// began after the cancellation is there to clean up.
+    /// began after the cancellation is there to clean up. A step in the background outlives no
+    /// cancellation, as at GitHub.
     async fn cancelled(&self) {
+        if let Some(asked) = self.asked {
+            tokio::select! {
+                () = asked.requested() => {}
+                () = self.clock.cancelled() => {}
+            }
+            return;
+        }
         self.clock.cancelled().await;
         if self.holds_when_cancelled() {
             std::future::pending::<()>().await;

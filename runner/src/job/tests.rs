@@ -1,6 +1,7 @@
 //! Tests of whole jobs against a scripted sandbox.
 
 mod actions;
+mod background;
 mod cancelling;
 mod containers;
 mod environment;

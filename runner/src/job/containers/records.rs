@@ -3,13 +3,7 @@
 use std::{future::Future, pin::Pin};
 
 use crate::{
-    job::{
-        executor::JobRun,
-        log::StepLog,
-        outcome::{Conclusion, StepRecord},
-        process::Stop,
-        reporter::Reporter,
-    },
+    job::{executor::JobRun, log::StepLog, outcome::Conclusion, process::Stop, reporter::Reporter},
     sandbox::{Sandbox, SandboxError},
 };
 
@@ -57,19 +51,17 @@ impl<'a, S: Sandbox, R: Reporter> JobRun<'a, S, R> {
     }
 
     /// The record "Initialize containers", if the job has any; whether the sandbox was lost.
-    pub(in crate::job) async fn start_containers(
-        &mut self,
-        records: &mut Vec<StepRecord>,
-    ) -> Result<(), SandboxError> {
+    pub(in crate::job) async fn start_containers(&mut self) -> Result<(), SandboxError> {
         let shared = self.shared;
         if shared.containers.plan.get().is_none() {
             return Ok(());
         }
-        let log = self.log_of(records);
+        let log = self.next_log();
         log.start(INITIALIZE).await;
         if shared.clock.is_cancelled() {
             let skipped = Conclusion::Skipped;
-            records.push(log.finish(INITIALIZE, skipped, skipped).await);
+            let record = log.finish(INITIALIZE, skipped, skipped).await;
+            self.records.push(record);
             return Ok(());
         }
         self.containers_begun = true;
@@ -95,19 +87,16 @@ impl<'a, S: Sandbox, R: Reporter> JobRun<'a, S, R> {
             }
             Err(error) => Err(error),
         };
-        self.end_record(log, INITIALIZE, result, records).await
+        self.end_record(log, INITIALIZE, result).await
     }
 
     /// The record "Stop containers", if the job's containers were begun.
-    pub(in crate::job) async fn stop_containers(
-        &mut self,
-        records: &mut Vec<StepRecord>,
-    ) -> Result<(), SandboxError> {
+    pub(in crate::job) async fn stop_containers(&mut self) -> Result<(), SandboxError> {
         let shared = self.shared;
         if !self.containers_begun {
             return Ok(());
         }
-        let log = self.log_of(records);
+        let log = self.next_log();
         log.start(STOP).await;
         let mut stop: Pin<Box<dyn Future<Output = Stop> + Send>> = Box::pin(async {
             shared.clock.grace_over().await;
@@ -118,11 +107,11 @@ impl<'a, S: Sandbox, R: Reporter> JobRun<'a, S, R> {
             docker.remove(&shared.containers, &mut stop).await
         };
         let removed = removed.await;
-        self.end_record(log, STOP, removed, records).await
+        self.end_record(log, STOP, removed).await
     }
 
-    fn log_of(&self, records: &[StepRecord]) -> StepLog<'a, R> {
-        let number = u32::try_from(records.len() + 1).unwrap_or(u32::MAX);
+    fn next_log(&mut self) -> StepLog<'a, R> {
+        let number = self.number();
         self.shared.log(number, &self.context.layout.workspace)
     }
 
@@ -132,7 +121,6 @@ impl<'a, S: Sandbox, R: Reporter> JobRun<'a, S, R> {
         mut log: StepLog<'_, R>,
         name: &str,
         result: Result<(), ContainerError>,
-        records: &mut Vec<StepRecord>,
     ) -> Result<(), SandboxError> {
         let (conclusion, lost) = match result {
             Ok(()) => (Conclusion::Success, None),
@@ -145,7 +133,8 @@ impl<'a, S: Sandbox, R: Reporter> JobRun<'a, S, R> {
                 (conclusion, error.lost().ok())
             }
         };
-        records.push(log.finish(name, conclusion, conclusion).await);
+        let record = log.finish(name, conclusion, conclusion).await;
+        self.records.push(record);
         if self.context.status == Conclusion::Success {
             self.context.status = conclusion;
         }

@@ -3,7 +3,7 @@
 //! What a step prints is hostile; [`super::escapes`] lets only its colours through.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Write},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -16,7 +16,7 @@ use super::{
     summaries::Summaries,
     table,
 };
-use crate::job::outcome::Conclusion;
+use crate::job::outcome::{Conclusion, StepRecord};
 
 /// How a terminal is written to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,9 +38,16 @@ pub struct TerminalReporter<W> {
 struct State<W> {
     out: W,
     jobs: Vec<(String, JobRow)>,
-    /// How many groups are open in a job's current step.
-    depth: HashMap<String, usize>,
+    /// The steps of each job that are running, by number.
+    running: HashMap<String, BTreeMap<u32, Running>>,
     summaries: Summaries,
+}
+
+/// A step that is running.
+struct Running {
+    name: String,
+    /// How many of its groups are open.
+    depth: usize,
 }
 
 impl<W> std::fmt::Debug for TerminalReporter<W> {
@@ -74,7 +81,7 @@ impl<W: Write> TerminalReporter<W> {
         let state = State {
             out,
             jobs: Vec::new(),
-            depth: HashMap::new(),
+            running: HashMap::new(),
             summaries: Summaries::default(),
         };
         Self {
@@ -119,21 +126,34 @@ impl<W: Write> TerminalReporter<W> {
                 let text = self.paint(BOLD, &format!("Job {}", clean(name)));
                 self.line(&mut state, event, &text)?;
             }
-            EventKind::StepStarted { name, .. } => {
-                state.depth.remove(event.job);
+            EventKind::StepStarted { name, step } => {
+                let running = state.running.entry(event.job.to_owned()).or_default();
+                let name_of = (*name).to_owned();
+                running.insert(
+                    *step,
+                    Running {
+                        name: name_of,
+                        depth: 0,
+                    },
+                );
                 let sign = self.paint(colour(AnsiColor::Cyan), "▶");
                 let text = format!("{sign} {}", self.paint(BOLD, &clean(name)));
                 self.line(&mut state, event, &text)?;
             }
-            EventKind::Log { line, .. } => self.log(&mut state, event, line)?,
+            EventKind::Log { line, step } => self.log(&mut state, event, *step, line)?,
             EventKind::Annotation { .. } => return Ok(()),
             EventKind::Summary { markdown, .. } => {
                 state.summaries.add(event.job, markdown);
                 return Ok(());
             }
             EventKind::StepFinished { record } => {
+                if let Some(running) = state.running.get_mut(event.job) {
+                    running.remove(&record.number);
+                }
                 if let Some(row) = row(&mut state, event.job) {
-                    row.steps.push((*record).clone());
+                    let before = |other: &StepRecord| other.number < record.number;
+                    let place = row.steps.partition_point(before);
+                    row.steps.insert(place, (*record).clone());
                 }
                 if record.outcome != Conclusion::Success {
                     let name = clean(&record.name);
@@ -169,22 +189,36 @@ impl<W: Write> TerminalReporter<W> {
     }
 
     /// One line of a step's log: markers become colours and indentation.
-    fn log(&self, state: &mut State<W>, event: &Event<'_>, line: &str) -> io::Result<()> {
-        if line == "##[endgroup]" {
-            let depth = state.depth.entry(event.job.to_owned()).or_default();
-            *depth = depth.saturating_sub(1);
-            return Ok(());
+    fn log(
+        &self,
+        state: &mut State<W>,
+        event: &Event<'_>,
+        step: u32,
+        line: &str,
+    ) -> io::Result<()> {
+        let marked = marker(line);
+        let (mut depth, mut head) = (0, String::new());
+        if let Some(running) = state.running.get_mut(event.job) {
+            let several = running.len() > 1;
+            if let Some(own) = running.get_mut(&step) {
+                depth = own.depth;
+                if several {
+                    head = self.paint(DIM, &format!("[{}] ", clean(&own.name)));
+                }
+                match marked.0 {
+                    "group" => own.depth += 1,
+                    "endgroup" => own.depth = own.depth.saturating_sub(1),
+                    _ => {}
+                }
+            }
         }
-        let depth = state.depth.get(event.job).copied().unwrap_or_default();
         let indent = "  ".repeat(depth.min(4) + 1);
         let tagged = |c: AnsiColor, tag: &str, rest: &str| {
             self.paint(colour(c), &format!("{tag}{}", clean(rest)))
         };
-        let text = match marker(line) {
-            ("group", rest) => {
-                *state.depth.entry(event.job.to_owned()).or_default() += 1;
-                format!("▼ {}", clean(rest))
-            }
+        let text = match marked {
+            ("endgroup", "") => return Ok(()),
+            ("group", rest) => format!("▼ {}", clean(rest)),
             ("error", rest) => tagged(AnsiColor::Red, "Error: ", rest),
             ("warning", rest) => tagged(AnsiColor::Yellow, "Warning: ", rest),
             ("notice", rest) => tagged(AnsiColor::Blue, "Notice: ", rest),
@@ -193,7 +227,7 @@ impl<W: Write> TerminalReporter<W> {
             _ if self.options.colour => coloured(line),
             _ => clean(line),
         };
-        self.line(state, event, &format!("{indent}{text}"))
+        self.line(state, event, &format!("{head}{indent}{text}"))
     }
 
     fn line(&self, state: &mut State<W>, event: &Event<'_>, text: &str) -> io::Result<()> {
@@ -243,7 +277,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::job::outcome::{AnnotationCounts, StepRecord};
+    use crate::job::outcome::AnnotationCounts;
 
     async fn write(options: TerminalOptions, kinds: Vec<EventKind<'_>>) -> String {
         let reporter = TerminalReporter::new(Vec::new(), options);
@@ -295,6 +329,35 @@ mod tests {
         assert!(text.starts_with(expected), "{text}");
         let table = &text[expected.len()..];
         assert!(table.contains("✗   Run make  failure"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn lines_carry_the_steps_name_while_several_steps_run() {
+        let started = |step, name| EventKind::StepStarted { step, name };
+        let said = |step, line| EventKind::Log { step, line };
+        let record = StepRecord {
+            number: 2,
+            name: "serve".into(),
+            outcome: Conclusion::Success,
+            conclusion: Conclusion::Success,
+            duration: Duration::from_secs(1),
+            annotations: AnnotationCounts::default(),
+        };
+        let kinds = vec![
+            EventKind::JobStarted { name: "build" },
+            started(2, "serve"),
+            said(2, "##[group]Run serve"),
+            said(2, "alone"),
+            started(3, "test"),
+            said(2, "both"),
+            said(3, "both"),
+            EventKind::StepFinished { record: &record },
+            said(3, "alone"),
+        ];
+        let text = write(TerminalOptions::default(), kinds).await;
+        let expected = "Job build\n▶ serve\n  ▼ Run serve\n    alone\n▶ test\n[serve]     both\n\
+                        [test]   both\n  alone\n";
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[tokio::test]

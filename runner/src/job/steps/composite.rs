@@ -123,21 +123,13 @@ async fn step<S: Sandbox, R: Reporter>(
     posts: &mut Vec<Task>,
 ) -> Result<Ended, StepError> {
     let outer = std::mem::take(&mut run.output.changes);
-    let (begun, error) = Begun::new(run.shared.sandbox, scope, task).await;
+    let begun = Begun::new(run.shared.sandbox, scope, Arc::new(task.clone())).await;
     run.output.next_step(begun.policy(), run.shared.debug);
-    let (ended, lost) = match error {
-        Some(error) => {
-            run.output.log.error(&error.to_string()).await;
-            (Ended::as_is(Conclusion::Failure), Ok(()))
-        }
-        None => {
-            let attempt = run
-                .shared
-                .attempt(&begun, run.name, Some(run.stop), run.output);
-            // In a box: an action may use an action that uses an action.
-            Box::pin(attempt).await
-        }
-    };
+    let attempt = run
+        .shared
+        .attempt(&begun, run.name, Some(run.stop), run.output);
+    // In a box: an action may use an action that uses an action.
+    let (ended, lost) = Box::pin(attempt).await;
     drop(begun);
     let mut changes = std::mem::replace(&mut run.output.changes, outer);
     posts.append(&mut changes.posts);

@@ -259,21 +259,32 @@ pub(super) fn default_name(step: &StepRequest, evaluator: &Evaluator<'_>) -> Str
         other @ StepAction::Repository { .. } => {
             format!("Run {}", describe(other).trim_start_matches("the action "))
         }
+        StepAction::BackgroundControl {
+            control_type,
+            step_ids,
+        } => control_name(control_type, &step_ids.join(", ")),
         other => format!("Run {}", describe(other)),
+    }
+}
+
+fn control_name(control_type: &str, steps: &str) -> String {
+    match control_type {
+        "wait" => format!("Wait for {steps}"),
+        "wait-all" => "Wait for all background steps".to_owned(),
+        "cancel" => format!("Cancel {steps}"),
+        other => format!("Run {other}"),
     }
 }
 
 /// Why this version cannot run a step, or nothing if it can.
 pub(super) fn unsupported(step: &StepRequest) -> Option<String> {
     let what = match &step.action {
-        _ if step.background => "a step with `background: true`".to_owned(),
-        _ if step.parallel_group_id.is_some() => "`parallel` steps".to_owned(),
         StepAction::Repository {
             repository_type, ..
         } if !repository_type.eq_ignore_ascii_case("SelfRepository") => {
             return None;
         }
-        StepAction::Script => return None,
+        StepAction::Script | StepAction::BackgroundControl { .. } => return None,
         other => describe(other),
     };
     Some(format!(
@@ -311,8 +322,6 @@ fn describe(action: &StepAction) -> String {
             format!("the action {text}")
         }
         StepAction::ContainerRegistry { image } => format!("the container docker://{image}"),
-        StepAction::BackgroundControl { control_type, .. } => {
-            format!("a step with `{control_type}`")
-        }
+        StepAction::BackgroundControl { control_type, .. } => format!("`{control_type}`"),
     }
 }

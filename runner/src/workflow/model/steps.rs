@@ -74,7 +74,7 @@ impl Builder<'_> {
             context_name: ids.made_up("__parallel"),
             place,
             name: Some(TemplateToken::string("Parallel group")),
-            condition: "success()".to_owned(),
+            condition: "always()".to_owned(),
             action: wait,
             background: false,
             group: Some(group),
@@ -109,7 +109,11 @@ impl Builder<'_> {
             context_name: id_of(step).unwrap_or_else(|| ids.made_up(&format!("__{made_up}"))),
             place: place_of(step),
             name: value(step, "name"),
-            condition: condition(step),
+            condition: match action {
+                // These run whatever came before them, and know no `if`.
+                Action::Control { .. } => "always()".to_owned(),
+                _ => condition(step),
+            },
             action,
             background: background == Some(&TokenKind::Bool(true)),
             group: None,
