@@ -21,6 +21,12 @@ pub trait ActionSource: Debug + Send + Sync {
     /// # Errors
     /// [`SourceError`] when there are none, or none that may be used.
     fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError>;
+
+    /// The bytes of the workflow's own repository at its own commit (`$/path`), where they are at
+    /// hand.
+    fn own(&self) -> Option<Arc<dyn ActionBytes>> {
+        None
+    }
 }
 
 /// The bytes of a repository at a ref.
@@ -83,6 +89,28 @@ pub fn bundle(reference: &RepositoryReference) -> String {
         "{}/{}@{}",
         repository.owner, repository.name, reference.reference
     )
+}
+
+/// `$/path` in a file of `parent` spelled out: the same repository at the same commit. Any other action
+/// is as it was.
+pub fn spell_out(action: &mut StepAction, parent: &RepositoryReference) {
+    if let StepAction::Repository {
+        name,
+        reference,
+        repository_type,
+        ..
+    } = action
+        && is_own(repository_type)
+    {
+        *name = format!("{}/{}", parent.repository.owner, parent.repository.name);
+        reference.clone_from(&parent.reference);
+        "GitHub".clone_into(repository_type);
+    }
+}
+
+/// Whether an action belongs to the repository of the file that names it (`$/path`).
+pub fn is_own(repository_type: &str) -> bool {
+    repository_type.eq_ignore_ascii_case("SelfRepository")
 }
 
 /// The reference of a step that uses an action of another repository.

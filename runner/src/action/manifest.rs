@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    action::{bytes::spell_out, reference::RepositoryReference},
     job::request::StepRequest,
     workflow::{
         LoadError, parse_action,
@@ -183,6 +184,15 @@ impl Manifest {
             Runs::Node(node) => node.post.as_ref().map(|_| node.post_if.as_str()),
             Runs::Docker(docker) => docker.post.as_ref().map(|_| docker.post_if.as_str()),
             Runs::Composite(_) => None,
+        }
+    }
+
+    /// Spells `$/path` out: it is of the repository that this action is of.
+    pub fn belong_to(&mut self, parent: &RepositoryReference) {
+        if let Runs::Composite(steps) = &mut self.runs {
+            for step in steps {
+                spell_out(&mut Arc::make_mut(&mut step.request).action, parent);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ pub mod history;
 pub mod image;
 pub mod lockfile;
 pub mod manifest;
+pub mod own;
 pub mod policy;
 pub mod reference;
 pub mod resolve;

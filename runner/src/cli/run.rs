@@ -193,6 +193,7 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
             inputs: started.inputs,
             vars,
             secrets,
+            masked: Vec::new(),
             matrix: args.matrix.clone(),
         },
     );

@@ -10,9 +10,9 @@ use tokio_util::io::SyncIoBridge;
 
 use crate::{
     action::{
-        bytes::{ActionBytes, SourceError, bundle, reference_of},
+        bytes::{ActionBytes, SourceError, bundle, is_own, reference_of},
         manifest::{MANIFEST_NAMES, MAX_MANIFEST, Manifest, ManifestError},
-        reference::{ReferenceError, RepositoryReference},
+        reference::{Reference, ReferenceError, RepositoryReference, local_path},
     },
     sandbox::{Sandbox, SandboxError},
 };
@@ -21,8 +21,9 @@ use super::{
     Options,
     contexts::JobContext,
     files::bounded,
-    request::StepAction,
+    request::{JobRequest, StepAction},
     setup::{OwnerError, own},
+    steps::MAX_PRES,
 };
 
 /// Deepest nesting of composite actions, as the official runner has it.
@@ -79,8 +80,12 @@ pub(crate) enum ActionError {
     #[error("this job uses more than {MAX_ACTIONS} actions")]
     TooMany,
     #[error(
-        "This version of Mayfly cannot run the action {0}, which belongs to the workflow's own \
-         repository (`$/`); write `./` and its path instead"
+        "the action {0} has, with the actions inside of it, more than {MAX_PRES} steps; use fewer"
+    )]
+    TooManyStages(String),
+    #[error(
+        "the action $/{0} cannot be found: the run does not tell the workflow's own repository; write \
+         `./` and its path instead"
     )]
     Own(String),
     #[error("giving the action to the steps' user: {0}")]
@@ -107,11 +112,66 @@ impl ActionError {
 /// Actions by reference that are in the sandbox already.
 #[derive(Debug, Default)]
 pub(super) struct Actions {
+    /// The workflow's own repository at its own commit.
+    own: Option<RepositoryReference>,
     known: Mutex<HashMap<String, Arc<Action>>>,
     copied: tokio::sync::Mutex<HashMap<String, Arc<dyn ActionBytes>>>,
 }
 
 impl Actions {
+    /// None yet, for a job of this request.
+    pub(super) fn of(request: &JobRequest) -> Self {
+        let github = request.context_data.get("github");
+        let text = |key: &str| {
+            let value = github.and_then(|github| github.get(key)?.as_str());
+            value.filter(|text| !text.is_empty())
+        };
+        let commit = text("workflow_sha").or_else(|| text("sha"));
+        let own = text("repository").and_then(|repository| {
+            let reference = format!("{repository}@{}", commit.unwrap_or("HEAD"));
+            match Reference::parse(&reference).ok()? {
+                Reference::Repository(reference) => Some(reference),
+                _ => None,
+            }
+        });
+        Self {
+            own,
+            ..Self::default()
+        }
+    }
+
+    /// The reference of an action that is not of the workspace.
+    ///
+    /// # Errors
+    /// It is none, or `$/path` and the own repository is not known.
+    pub(super) fn reference_of(
+        &self,
+        action: &StepAction,
+    ) -> Result<Option<RepositoryReference>, ActionError> {
+        match action {
+            StepAction::Repository {
+                repository_type,
+                path,
+                ..
+            } if is_own(repository_type) => {
+                let wrong = || ActionError::Own(path.clone());
+                let own = self.own.as_ref().ok_or_else(wrong)?;
+                let inside = local_path(&path.replace('\\', "/"));
+                Ok(Some(RepositoryReference {
+                    path: inside.ok_or_else(wrong)?,
+                    ..own.clone()
+                }))
+            }
+            other => Ok(reference_of(other)?),
+        }
+    }
+
+    /// Whether a reference is of the workflow's own repository at its own commit.
+    fn is_own(&self, reference: &RepositoryReference) -> bool {
+        let is_same = |own: &RepositoryReference| own.key() == reference.key();
+        self.own.as_ref().is_some_and(is_same)
+    }
+
     /// The action of a step; one by reference is copied into the sandbox first, once.
     pub(super) async fn load<S: Sandbox>(
         &self,
@@ -120,7 +180,7 @@ impl Actions {
         context: &JobContext<'_>,
         action: &StepAction,
     ) -> Result<Arc<Action>, ActionError> {
-        if let Some(reference) = reference_of(action)? {
+        if let Some(reference) = self.reference_of(action)? {
             return self.by_reference(sandbox, options, &reference).await;
         }
         match action {
@@ -131,7 +191,6 @@ impl Actions {
             } if repository_type.eq_ignore_ascii_case("self") => {
                 local(sandbox, &context.layout.workspace, path).await
             }
-            StepAction::Repository { path, .. } => Err(ActionError::Own(path.clone())),
             _ => Err(ActionError::NoManifest(String::new())),
         }
     }
@@ -155,14 +214,19 @@ impl Actions {
         let bytes = match copied.get(&key) {
             Some(bytes) => Arc::clone(bytes),
             None => {
-                let bytes = options.actions.find(reference)?;
+                let own = options.actions.own().filter(|_| self.is_own(reference));
+                let bytes = match own {
+                    Some(bytes) => bytes,
+                    None => options.actions.find(reference)?,
+                };
                 copy(sandbox, options, &bundle(reference), &root, &bytes).await?;
                 copied.insert(key, Arc::clone(&bytes));
                 bytes
             }
         };
         drop(copied);
-        let (manifest, file) = read_manifest(bytes.as_ref(), reference)?;
+        let (mut manifest, file) = read_manifest(bytes.as_ref(), reference)?;
+        manifest.belong_to(reference);
         let slash = if reference.path.is_empty() { "" } else { "/" };
         let action = Arc::new(Action {
             name: name.clone(),
@@ -177,7 +241,7 @@ impl Actions {
 
     /// The action of a reference that was loaded already.
     pub(super) fn known(&self, action: &StepAction) -> Option<Arc<Action>> {
-        let reference = reference_of(action).ok()??;
+        let reference = self.reference_of(action).ok()??;
         self.lock().get(&reference.to_string()).cloned()
     }
 
@@ -198,7 +262,7 @@ impl Actions {
         let mut deepest: HashMap<String, usize> = HashMap::new();
         let mut open: Vec<_> = steps.into_iter().map(|step| (step, depth)).rev().collect();
         while let Some((step, depth)) = open.pop() {
-            let Some(reference) = reference_of(&step)? else {
+            let Some(reference) = self.reference_of(&step)? else {
                 continue;
             };
             if depth > MAX_DEPTH {

@@ -55,7 +55,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
         clock: JobClock::new(cancellation, options.timeout, options.cancel_grace),
         programs: Programs::default(),
         matchers: Matchers::default(),
-        actions: Actions::default(),
+        actions: Actions::of(request),
         containers: Containers::default(),
         set: AtomicUsize::new(0),
         debug,
@@ -67,6 +67,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
         tasks: steps
             .map(|(index, step)| Arc::new(Task::main(&step, index)))
             .collect(),
+        pres: Vec::new(),
         posts: Vec::new(),
         containers_begun: false,
         background: Background::new(request),
@@ -102,6 +103,8 @@ pub(super) struct JobRun<'a, S, R> {
     pub(super) context: JobContext<'a>,
     /// The steps of the request.
     pub(super) tasks: Vec<Arc<Task>>,
+    /// What is to be run before them.
+    pub(super) pres: Vec<Arc<Task>>,
     /// What is to be run after them, by the record that registered it; the last comes first.
     pub(super) posts: Vec<(u32, Task)>,
     /// Those of the steps that run beside the others.
@@ -178,9 +181,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         let started = self.start_containers().await;
         self.unless_lost(started)?;
         let mains = self.tasks.clone();
-        let pres = mains.iter().filter_map(|task| self.shared.pre(task));
-        let pres: Vec<_> = pres.map(Arc::new).collect();
-        for task in pres.iter().chain(&mains) {
+        for task in std::mem::take(&mut self.pres).iter().chain(&mains) {
             self.one(task).await?;
         }
         Ok(())
@@ -262,7 +263,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             );
             log.error(&message).await;
         }
-        let (outputs, conclusion) = match self.outputs(&mut log).await {
+        let (outputs, mut conclusion) = match self.outputs(&mut log).await {
             Ok(outputs) => (outputs, Conclusion::Success),
             Err(error) => {
                 log.error("Fail to evaluate job outputs").await;
@@ -270,6 +271,11 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
                 (Vec::new(), Conclusion::Failure)
             }
         };
+        if let Err(error) = self.environment_url(&mut log).await {
+            log.error("Failed to evaluate environment url").await;
+            log.error(&error.to_string()).await;
+            conclusion = Conclusion::Failure;
+        }
         (log.finish(name, conclusion, conclusion).await, outputs)
     }
 
@@ -281,6 +287,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         let Some(token) = &self.shared.request.job_outputs else {
             return Ok(Vec::new());
         };
+        log.line("Evaluate and set job outputs").await;
         let evaluated = self.context.evaluator(&self.context.env).strings(token)?;
         let mut outputs = Vec::new();
         for (name, value) in evaluated {
@@ -298,6 +305,33 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         Ok(outputs)
     }
 
+    /// The address of the environment that the job is for: it may be made of outputs of the steps.
+    async fn environment_url(&mut self, log: &mut StepLog<'_, R>) -> Result<(), TemplateError> {
+        let environment = self.shared.request.actions_environment.as_ref();
+        let Some(url) = environment.and_then(|environment| environment.get("url")) else {
+            return Ok(());
+        };
+        if url.is_null() {
+            return Ok(());
+        }
+        log.line("Evaluate and set environment url").await;
+        let evaluator = self.context.evaluator(&self.context.env);
+        let name = environment.and_then(|environment| environment.get("name"));
+        let name = name.and_then(|name| evaluator.string(name).ok());
+        let url = evaluator.string(url);
+        drop(evaluator);
+        let url = url?;
+        if self.shared.masker.contains_secret(&url) {
+            let name = name.unwrap_or_default();
+            let message =
+                format!("Skip setting environment url as environment '{name}' may contain secret.");
+            log.warning(&message).await;
+        } else {
+            log.line(&format!("Evaluated environment url: {url}")).await;
+        }
+        Ok(())
+    }
+
     /// Makes all secrets of the request known to the masker.
     fn add_masks(&self) -> Result<Vec<String>, String> {
         let text = |error: super::masking::MaskError| error.to_string();
@@ -305,6 +339,10 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             if let Variable::Secret(_) = variable {
                 self.shared.masker.add(variable.expose()).map_err(text)?;
             }
+        }
+        for value in &self.shared.request.masked {
+            let value = secrecy::ExposeSecret::expose_secret(value);
+            self.shared.masker.add(value).map_err(text)?;
         }
         for endpoint in &self.shared.request.endpoints {
             if let Some(token) = &endpoint.access_token {

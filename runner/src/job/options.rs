@@ -51,6 +51,8 @@ pub struct Options {
     pub debug: bool,
     /// Services for actions, where the machine has any.
     pub services: Option<Services>,
+    /// Why there are none, where there should be.
+    pub without_services: Option<String>,
 }
 
 /// How actions reach the caches and artifacts of their job.
@@ -118,6 +120,7 @@ impl Options {
             container_images: Vec::new(),
             debug: false,
             services: None,
+            without_services: None,
         }
     }
 }

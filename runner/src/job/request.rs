@@ -38,6 +38,8 @@ pub struct JobRequest {
     pub variables: Variables,
     /// What to hide in logs besides the secrets.
     pub mask: Vec<MaskHint>,
+    /// Secrets of the workflows that call this job's: hidden too, and not given to it.
+    pub masked: Vec<SecretString>,
     /// Services that the job may call.
     pub endpoints: Vec<Endpoint>,
     /// Contexts made by the service: `github`, `needs`, `strategy`, `matrix`, `inputs`, `vars`, `job`.

@@ -1,9 +1,8 @@
 //! The record "Set up job": what is refused, the job's own settings, folders and actions.
 
-use crate::{
-    action::bytes::reference_of,
-    sandbox::{ExecEvent, ExecRequest, ExecStatus, Sandbox, SandboxError},
-};
+use std::sync::Arc;
+
+use crate::sandbox::{ExecEvent, ExecRequest, ExecStatus, Sandbox, SandboxError};
 
 use super::{
     Options,
@@ -64,7 +63,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         let shared = self.shared;
         let mut log = shared.log(number, "");
         log.start(name).await;
-        print_set_up(&log, request, options, &self.context).await;
+        print_set_up(&mut log, request, options, &self.context).await;
         let prepared = match masks {
             Ok(warnings) => {
                 for warning in warnings {
@@ -104,6 +103,9 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     async fn actions(&mut self, log: &StepLog<'_, R>) -> Result<(), ActionError> {
         let actions = self.tasks.iter().map(|task| task.step.action.clone());
         let actions: Vec<_> = actions.collect();
+        let known = &self.shared.actions;
+        let is_by_reference =
+            |action: &StepAction| matches!(known.reference_of(action), Ok(Some(_)) | Err(_));
         if !actions.iter().any(is_by_reference) {
             return Ok(());
         }
@@ -111,21 +113,21 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         let Shared {
             sandbox, options, ..
         } = *self.shared;
-        self.shared
+        let load = self
+            .shared
             .actions
-            .load_all(sandbox, options, &self.context, actions, 0)
-            .await
+            .load_all(sandbox, options, &self.context, actions, 0);
+        load.await?;
+        for task in &self.tasks {
+            self.pres.extend(self.shared.pre(task)?.map(Arc::new));
+        }
+        Ok(())
     }
-}
-
-/// Whether an action belongs to another repository.
-fn is_by_reference(action: &StepAction) -> bool {
-    matches!(reference_of(action), Ok(Some(_)) | Err(_))
 }
 
 /// What "Set up job" says about the runner and the token.
 async fn print_set_up<R: Reporter>(
-    log: &StepLog<'_, R>,
+    log: &mut StepLog<'_, R>,
     request: &JobRequest,
     options: &Options,
     context: &JobContext<'_>,
@@ -147,6 +149,10 @@ async fn print_set_up<R: Reporter>(
     let source = context.github("secret_source");
     if !source.is_empty() {
         log.line(&format!("Secret source: {source}")).await;
+    }
+    if let Some(why) = &options.without_services {
+        log.warning(&format!("This job has no caches and no artifacts: {why}"))
+            .await;
     }
     log.line("Prepare workflow directory").await;
 }

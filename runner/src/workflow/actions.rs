@@ -4,7 +4,7 @@ use std::{fs, io::Read, path::Path};
 
 use super::diagnostic::Diagnostic;
 use super::model::{Action, Workflow};
-use crate::action::bytes::{ActionSource, SourceError, reference_of};
+use crate::action::bytes::{ActionSource, SourceError, is_own, reference_of};
 use crate::action::manifest::{MANIFEST_NAMES, MAX_MANIFEST, Manifest, Runs};
 use crate::action::reference::local_path;
 use crate::job::actions::{ActionError, MAX_DEPTH, read_manifest};
@@ -41,6 +41,9 @@ pub(super) fn refused(
             };
             findings.push(Diagnostic::error(step.place, message, help));
         }
+        if look.looks > MAX_LOOKS {
+            break;
+        }
     }
     findings
 }
@@ -56,7 +59,10 @@ impl Look<'_> {
     fn at(&mut self, action: &StepAction, depth: usize) -> Result<(), String> {
         self.looks += 1;
         if self.looks > MAX_LOOKS {
-            return Ok(());
+            return Err(format!(
+                "it is one more than the {MAX_LOOKS} actions that a workflow may use, those inside of \
+                 actions counted"
+            ));
         }
         if depth > MAX_DEPTH {
             return Err(ActionError::Depth.to_string());
@@ -87,7 +93,9 @@ impl Look<'_> {
                 Err(error) => return Err(text(&error)),
             };
             let read = read_manifest(bytes.as_ref(), &reference).map_err(|e| text(&e))?;
-            return Ok(Some((reference.to_string(), read.0)));
+            let mut manifest = read.0;
+            manifest.belong_to(&reference);
+            return Ok(Some((reference.to_string(), manifest)));
         }
         let StepAction::Repository {
             repository_type,
@@ -98,10 +106,12 @@ impl Look<'_> {
             return Ok(None);
         };
         let inside = local_path(&path.replace('\\', "/"));
-        let (Some(root), Some(inside), true) = (self.root, inside, repository_type == "self")
-        else {
+        let own = is_own(repository_type);
+        let readable = own || repository_type == "self";
+        let (Some(root), Some(inside), true) = (self.root, inside, readable) else {
             return Ok(None);
         };
+        let path = if own { &format!("$/{path}") } else { path };
         for name in MANIFEST_NAMES {
             let file = Path::new(&inside).join(name);
             if let Some(content) = read(&root.join(&file)) {

@@ -201,6 +201,9 @@ impl Resolver<'_> {
             mut workflow,
             mut findings,
         } = loaded;
+        if let FileId::Repository(reference) = id {
+            workflow.belong_to(reference);
+        }
         self.open.push(id.clone());
         let (found, size) = self.workflow(&mut workflow);
         self.open.pop();

@@ -9,6 +9,8 @@ use super::diagnostic::Diagnostic;
 use super::source::Place;
 use super::token::{Position, TemplateToken};
 use super::triggers::{self, CallOutput, CallSecret, Input, Trigger};
+use crate::action::bytes::spell_out;
+use crate::action::reference::RepositoryReference;
 use crate::job::request::StepAction;
 use std::sync::Arc;
 
@@ -37,6 +39,17 @@ pub struct Workflow {
     pub defaults: Option<TemplateToken>,
     /// `jobs`, in the order of the file.
     pub jobs: Vec<Job>,
+}
+
+impl Workflow {
+    /// Spells `$/path` out: it is of the repository that this file is of.
+    pub(super) fn belong_to(&mut self, repository: &RepositoryReference) {
+        for step in self.jobs.iter_mut().flat_map(|job| &mut job.steps) {
+            if let Action::Uses { reference, .. } = &mut step.action {
+                spell_out(reference, repository);
+            }
+        }
+    }
 }
 
 /// A job.

@@ -38,6 +38,8 @@ pub struct RunInputs {
     pub vars: Object,
     /// Secrets by name.
     pub secrets: Vec<(String, SecretString)>,
+    /// Secrets of the workflows that call this one: hidden in its logs, and not given to it.
+    pub masked: Vec<SecretString>,
     /// Names and values that combinations of matrices must have to be run.
     pub matrix: Vec<(String, String)>,
 }

@@ -37,6 +37,7 @@ pub(super) fn job_request(plan: &Plan, job: &Job, name: String, contexts: &Objec
         job_name: job.id.clone(),
         steps: job.steps.iter().map(step_request).collect(),
         variables: variables(plan, job),
+        masked: plan.inputs().masked.clone(),
         context_data,
         environment_variables: present([&workflow.env, &job.env]),
         defaults: present([&workflow.defaults, &job.defaults]),

@@ -7,7 +7,7 @@ use tokio_util::io::SyncIoBridge;
 
 use super::output::Output;
 use crate::{
-    action::bytes::ActionSource,
+    action::{bytes::ActionSource, own::WithCheckout},
     checkout::{Checkout, CheckoutError},
     cli::machine::Launcher,
     expression::value::Object,
@@ -83,6 +83,7 @@ impl JobRunner {
         services: Arc<RunServices>,
         output: Arc<Output>,
     ) -> Self {
+        let actions = Arc::new(WithCheckout::new(Arc::clone(&checkout), actions));
         Self {
             launcher,
             checkout,
@@ -123,16 +124,16 @@ impl JobRunner {
                 return (outcome(Conclusion::Failure), Some(error));
             }
         };
-        let (services, server) = match self.serve(run, &sandbox) {
-            Ok((services, server)) => (Some(services), Some(server)),
-            Err(error) => {
-                tracing::warn!(%error, "this job has no caches and no artifacts");
-                (None, None)
+        let mut options = self.options(run);
+        let server = match self.serve(run, &sandbox) {
+            Ok((services, server)) => {
+                options.services = Some(services);
+                Some(server)
             }
-        };
-        let options = Options {
-            services,
-            ..self.options(run)
+            Err(error) => {
+                options.without_services = Some(error.to_string());
+                None
+            }
         };
         let done = job::execute(
             &run.request,

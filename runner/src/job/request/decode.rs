@@ -53,6 +53,7 @@ fn job_request(mut f: Fields) -> Result<JobRequest, FieldError> {
         steps: f.objects("steps", step)?,
         variables: variables(&mut f)?,
         mask: f.objects("mask", mask_hint)?,
+        masked: Vec::new(),
         endpoints: f
             .object("resources", |mut r| r.objects("endpoints", endpoint))?
             .unwrap_or_default(),

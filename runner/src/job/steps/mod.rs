@@ -13,7 +13,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use crate::{
-    action::manifest::Runs,
+    action::{bytes::is_own, manifest::Runs},
     sandbox::{Sandbox, SandboxError},
 };
 
@@ -211,33 +211,45 @@ fn for_action<'a>(context: &JobContext<'a>, action: &Action) -> JobContext<'a> {
     context
 }
 
-/// Most stages before the steps of a job.
-const MAX_PRES: usize = 1000;
+/// Most steps inside of an action, at all depths, that are looked at for stages before the job's steps.
+pub(super) const MAX_PRES: usize = 1000;
+
+/// They are more.
+struct TooMany;
 
 impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
     /// The stage before all steps of a step of the job, if its action has one.
-    pub(super) fn pre(&self, task: &Task) -> Option<Task> {
-        self.pre_stage(task, &mut 0)
+    ///
+    /// # Errors
+    /// [`ActionError::TooManyStages`] where actions nest without end.
+    pub(super) fn pre(&self, task: &Task) -> Result<Option<Task>, ActionError> {
+        self.pre_stage(task, &mut 0).map_err(|TooMany| {
+            let action = self.actions.known(&task.step.action);
+            ActionError::TooManyStages(
+                action.map_or_else(String::new, |action| action.name.clone()),
+            )
+        })
     }
 
-    fn pre_stage(&self, task: &Task, count: &mut usize) -> Option<Task> {
-        let action = self.actions.known(&task.step.action)?;
+    fn pre_stage(&self, task: &Task, count: &mut usize) -> Result<Option<Task>, TooMany> {
+        let Some(action) = self.actions.known(&task.step.action) else {
+            return Ok(None);
+        };
         if let Some(condition) = action.manifest.pre_if() {
-            *count += 1;
-            return Some(task.stage(Stage::Pre, condition, &action));
+            return Ok(Some(task.stage(Stage::Pre, condition, &action)));
         }
         let mut inner = Vec::new();
         for (index, step) in action.manifest.steps().iter().enumerate() {
             *count += 1;
             if *count > MAX_PRES {
-                break;
+                return Err(TooMany);
             }
-            inner.extend(self.pre_stage(&task.inside(&step.request, index), count));
+            inner.extend(self.pre_stage(&task.inside(&step.request, index), count)?);
         }
-        (!inner.is_empty()).then(|| Task {
+        Ok((!inner.is_empty()).then(|| Task {
             inner,
             ..task.stage(Stage::Pre, "always()", &action)
-        })
+        }))
     }
 
     /// Whether an action, or one by reference inside of it, has a stage before all steps.
@@ -279,12 +291,9 @@ fn control_name(control_type: &str, steps: &str) -> String {
 /// Why this version cannot run a step, or nothing if it can.
 pub(super) fn unsupported(step: &StepRequest) -> Option<String> {
     let what = match &step.action {
-        StepAction::Repository {
-            repository_type, ..
-        } if !repository_type.eq_ignore_ascii_case("SelfRepository") => {
-            return None;
-        }
-        StepAction::Script | StepAction::BackgroundControl { .. } => return None,
+        StepAction::Repository { .. }
+        | StepAction::Script
+        | StepAction::BackgroundControl { .. } => return None,
         other => describe(other),
     };
     Some(format!(
@@ -306,10 +315,12 @@ fn describe(action: &StepAction) -> String {
             name,
             reference,
             path,
-            ..
+            repository_type,
         } => {
             let mut text = name.clone();
-            if !path.is_empty() {
+            if is_own(repository_type) {
+                text = format!("$/{path}");
+            } else if !path.is_empty() {
                 text = if text.is_empty() {
                     path.clone()
                 } else {

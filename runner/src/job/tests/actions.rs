@@ -31,6 +31,12 @@ impl ActionSource for Memory {
         }
         Ok(Arc::new(MemoryBytes(files)))
     }
+
+    fn own(&self) -> Option<Arc<dyn ActionBytes>> {
+        let files = self.0.iter().filter(|(name, ..)| *name == "own");
+        let files: Vec<_> = files.map(|(_, path, content)| (*path, *content)).collect();
+        (!files.is_empty()).then(|| Arc::new(MemoryBytes(files)) as Arc<dyn ActionBytes>)
+    }
 }
 
 impl ActionBytes for MemoryBytes {
@@ -70,8 +76,12 @@ fn uses(key: &str, text: &str) -> StepRequest {
         None => StepAction::Repository {
             name: String::new(),
             reference: String::new(),
-            repository_type: own("self"),
-            path: own(text),
+            repository_type: own(if text.starts_with('$') {
+                "SelfRepository"
+            } else {
+                "self"
+            }),
+            path: own(text.trim_start_matches("$/")),
         },
     };
     StepRequest {
@@ -295,4 +305,72 @@ async fn secrets_are_not_in_a_composite_action_and_circles_end() {
     assert_eq!(refused.execute().await.result, Conclusion::Failure);
     let log = refused.reporter.lines(2).join("\n");
     assert!(log.contains("s/action.yml:4:"), "{log}");
+}
+
+#[tokio::test]
+async fn an_action_of_the_own_repository_is_that_of_the_file_that_names_it() {
+    const INNER: &str = "runs:\n  using: composite\n  steps:\n    - uses: $/in\n";
+    let remote = &[
+        ("own", "act/action.yml", NODE),
+        ("own", "outer/action.yml", INNER),
+        (
+            "own",
+            "in/action.yml",
+            "runs: {using: node20, main: mine.js}\n",
+        ),
+        ("o/c@v1", "action.yml", INNER),
+        (
+            "o/c@v1",
+            "in/action.yml",
+            "runs: {using: node20, main: theirs.js}\n",
+        ),
+    ];
+    let steps = vec![uses("", "$/act"), uses("", "$/outer"), uses("", "o/c@v1")];
+    let own = job(steps, remote, &[("act/action.yml", "changed by a step")]);
+    let outcome = own.execute().await;
+    assert_eq!(
+        names(&outcome),
+        [
+            "Pre Run $/act",
+            "Run $/act",
+            "Run $/outer",
+            "Run o/c@v1",
+            "Post Run $/act"
+        ],
+        "{:?}",
+        own.reporter.lines(1)
+    );
+    let at = |path: &str| format!("_actions/octo/hello/HEAD/{path}");
+    assert_eq!(
+        ran(&own),
+        [
+            at("act/pre.js"),
+            at("act/main.js"),
+            at("in/mine.js"),
+            "_actions/o/c/v1/in/theirs.js".to_owned(),
+            at("act/post.js"),
+        ]
+    );
+    let first = &own.scripts()[0];
+    assert_eq!(env(first, "GITHUB_ACTION_REPOSITORY"), Some("octo/hello"));
+
+    let unknown = job(vec![uses("", "$/act")], &[], &[]);
+    assert_eq!(unknown.execute().await.result, Conclusion::Failure);
+    let out = job(vec![uses("", "$/../act")], remote, &[]);
+    assert_eq!(out.execute().await.result, Conclusion::Failure);
+    let log = out.reporter.lines(1).join("\n");
+    assert!(log.contains("the action $/../act cannot be found"), "{log}");
+}
+
+#[tokio::test]
+async fn more_stages_than_are_looked_at_are_an_error_that_names_the_action() {
+    let steps = "    - {run: a, shell: sh}\n".repeat(1001);
+    let manifest = format!("runs:\n  using: composite\n  steps:\n{steps}");
+    let manifest: &'static str = manifest.leak();
+    let remote = vec![("o/big@v1", "action.yml", manifest)].leak();
+    let big = job(vec![uses("", "o/big@v1")], remote, &[]);
+    assert_eq!(big.execute().await.result, Conclusion::Failure);
+    let log = big.reporter.lines(1).join("\n");
+    assert!(log.contains("the action o/big@v1 has, with"), "{log}");
+    assert!(big.scripts().is_empty());
 }

@@ -191,3 +191,57 @@ async fn a_job_cancelled_before_it_begins_runs_only_what_always_runs() {
     assert_eq!(results(&outcome), ["skipped/skipped", "success/success"]);
     assert_eq!(outcome.result, Conclusion::Cancelled);
 }
+
+/// A job with a composite action whose first step hangs and whose second one always runs.
+fn composite(condition: &str, first: Reply) -> Job {
+    let step = StepRequest {
+        action: crate::job::request::StepAction::Repository {
+            name: String::new(),
+            reference: String::new(),
+            repository_type: "self".to_owned(),
+            path: "./act".to_owned(),
+        },
+        inputs: None,
+        condition: condition.to_owned(),
+        ..run("act", "")
+    };
+    let steps = vec![step, run_if("cancelled()", "clean up")];
+    let mut job = Job::new(steps, move |script, _, _| match script {
+        "hang" => first.clone(),
+        _ => Reply::exit(0),
+    });
+    let manifest = "runs:\n  using: composite\n  steps:\n    - {run: hang, shell: bash}\n    \
+                    - {run: second, shell: bash, if: always()}\n";
+    let path = "/home/runner/work/hello/hello/act/action.yml";
+    job.sandbox.put(path, manifest);
+    cancel_after(&mut job, 5.0);
+    job
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_composite_action_runs_none_of_its_further_steps() {
+    let job = composite("success()", Reply::until_signal());
+    let outcome = job.execute().await;
+    assert_eq!(outcome.result, Conclusion::Cancelled);
+    let expected = ["cancelled/cancelled", "success/success"];
+    assert_eq!(results(&outcome), expected);
+    assert_eq!(signals(&job), [2]);
+    let log = job.reporter.lines(2);
+    let cancelled = log
+        .iter()
+        .filter(|line| *line == "##[error]The operation was canceled.");
+    assert_eq!(cancelled.count(), 1, "{log:?}");
+    assert!(!log.join("\n").contains("second"), "{log:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_composite_action_that_always_runs_goes_on_when_the_job_is_cancelled() {
+    let job = composite("always()", stubborn(30.0));
+    let started = Instant::now();
+    let outcome = job.execute().await;
+    assert_eq!(outcome.result, Conclusion::Cancelled);
+    assert_eq!(results(&outcome), ["success/success", "success/success"]);
+    assert_eq!(started.elapsed().as_secs(), 30);
+    assert!(signals(&job).is_empty());
+    assert!(job.reporter.lines(2).join("\n").contains("second"));
+}

@@ -183,3 +183,55 @@ async fn hash_files_sees_what_earlier_steps_wrote_and_is_read_only_for_steps_tha
         ]
     );
 }
+
+#[tokio::test]
+async fn the_url_of_the_environment_is_evaluated_after_the_steps() {
+    for (url, result, line) in [
+        (
+            "${{ format('{0}/x', steps.a.outputs.at) }}",
+            Conclusion::Success,
+            "Evaluated environment url: https://e/x",
+        ),
+        (
+            "${{ format('https://{0}', steps.a.outputs.secret) }}",
+            Conclusion::Success,
+            "##[warning]Skip setting environment url as environment 'live' may contain secret.",
+        ),
+        (
+            "${{ fromJSON('{') }}",
+            Conclusion::Failure,
+            "##[error]Failed to evaluate environment url",
+        ),
+    ] {
+        let mut job = Job::new(vec![run("a", "x")], |_, request, files| {
+            write(
+                request,
+                files,
+                "GITHUB_OUTPUT",
+                "at=https://e\nsecret=hush\n",
+            );
+            Reply::exit(0)
+        });
+        job.secret("S", "hush");
+        job.request.actions_environment = Some(strings(&[("name", "live"), ("url", url)]));
+        let outcome = job.execute().await;
+        assert_eq!(outcome.result, result, "{url}");
+        let lines = job.reporter.lines(3);
+        assert_eq!(lines[0], "Evaluate and set environment url");
+        assert!(lines.contains(&line.to_owned()), "{lines:?}");
+        assert!(!job.reporter.everything().contains("hush"));
+    }
+}
+
+#[tokio::test]
+async fn secrets_of_workflows_around_are_hidden_and_not_given() {
+    let mut job = Job::new(vec![run("", "x ${{ secrets.S }}")], |_, _, _| {
+        Reply::stdout("see hunter2 there\n").then_exit(0)
+    });
+    job.request.masked = vec!["hunter2".to_owned().into()];
+    job.options.without_services = Some("no room".to_owned());
+    job.execute().await;
+    assert_eq!(job.reporter.lines(2).pop().unwrap(), "see *** there");
+    let warning = "##[warning]This job has no caches and no artifacts: no room";
+    assert!(job.reporter.lines(1).contains(&warning.to_owned()));
+}

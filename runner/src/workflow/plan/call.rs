@@ -26,11 +26,13 @@ impl Preparing<'_> {
             return Err(PrepareError::Unresolved { path, job });
         };
         let own = &self.plan.inputs;
+        let values = own.secrets.iter().map(|(_, value)| value);
         let inputs = RunInputs {
             github: own.github.clone(),
             inputs: self.inputs(call, workflow, contexts)?,
             vars: own.vars.clone(),
             secrets: self.secrets(call, contexts)?,
+            masked: own.masked.iter().chain(values).cloned().collect(),
             matrix: own.matrix.clone(),
         };
         let mut plan = Plan::shared(Arc::clone(workflow), inputs);

@@ -157,6 +157,10 @@ fn secrets_are_those_that_are_named_or_all_that_there_are() {
     let named = "    secrets: {OWN: \"x${{ secrets.token }}\", EMPTY: \"${{ secrets.NONE }}\"}\n";
     let on = "secrets: {OWN: , EMPTY: {required: true}}";
     assert_eq!(secrets(named, on), "OWN=xhunter2");
+    let plan = called(named, on);
+    let masked = plan.inputs().masked.iter();
+    let masked: Vec<_> = masked.map(|value| value.expose_secret()).collect();
+    assert_eq!(masked, ["hunter2"]);
 }
 
 #[test]
