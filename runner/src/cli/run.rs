@@ -4,6 +4,7 @@ mod artifacts;
 mod choose;
 mod event;
 mod filters;
+mod groups;
 mod job;
 mod output;
 mod pins;

@@ -4,6 +4,7 @@
 
 mod check;
 mod locate;
+mod permissions;
 
 use std::collections::HashMap;
 use std::fs;
@@ -57,6 +58,8 @@ impl Loaded {
         if size.jobs > MAX_JOBS {
             let message = format!("with all that it calls this run has more than {MAX_JOBS} jobs");
             found.push(Diagnostic::file(message, "call less, or make several runs"));
+        } else {
+            found.extend(permissions::check(&self.workflow));
         }
         self.findings.called = resolver.findings;
         add(&mut self.findings, found);

@@ -37,6 +37,10 @@ pub struct Workflow {
     pub env: Option<TemplateToken>,
     /// `defaults`.
     pub defaults: Option<TemplateToken>,
+    /// `concurrency`.
+    pub concurrency: Option<TemplateToken>,
+    /// `permissions`.
+    pub permissions: Option<TemplateToken>,
     /// `jobs`, in the order of the file.
     pub jobs: Vec<Job>,
 }
@@ -81,6 +85,10 @@ pub struct Job {
     pub container: Option<TemplateToken>,
     /// `services`.
     pub services: Option<TemplateToken>,
+    /// `concurrency`.
+    pub concurrency: Option<TemplateToken>,
+    /// `permissions`.
+    pub permissions: Option<TemplateToken>,
     /// `environment`.
     pub environment: Option<TemplateToken>,
     /// The reusable workflow that the job calls instead of having steps.
@@ -177,6 +185,8 @@ pub(super) fn build(path: &str, root: &TemplateToken, findings: &mut Vec<Diagnos
         call_outputs: triggers::call_outputs(root),
         env: value(root, "env"),
         defaults: value(root, "defaults"),
+        concurrency: value(root, "concurrency"),
+        permissions: value(root, "permissions"),
         jobs,
     }
 }

@@ -6,6 +6,7 @@
 //! to the executor what the runner evaluates.
 
 mod call;
+mod concurrency;
 mod error;
 mod outcome;
 mod prepare;
@@ -20,6 +21,7 @@ use crate::expression::value::Object;
 use crate::job::request::JobRequest;
 use prepare::Preparing;
 
+pub use concurrency::Concurrency;
 pub use error::PrepareError;
 pub use outcome::{JobOutcome, JobResult, Outcomes};
 pub(super) use prepare::check_matrices;
@@ -75,6 +77,8 @@ pub struct JobRun {
     pub continue_on_error: bool,
     /// Minutes after which it is cancelled.
     pub timeout_minutes: f64,
+    /// The group that it belongs to.
+    pub concurrency: Option<Concurrency>,
 }
 
 /// A workflow that is being run.
@@ -84,6 +88,8 @@ pub struct Plan {
     inputs: RunInputs,
     /// What the names of its jobs begin with: `CALLER / ` for a called workflow.
     prefix: String,
+    /// The groups of a called workflow: that of the job that calls it, and its own.
+    pub groups: Vec<Concurrency>,
     /// Identity of the run.
     pub(super) run_id: String,
     /// Indices of jobs, each after all that it needs.
@@ -102,6 +108,7 @@ impl Plan {
             workflow,
             inputs,
             prefix: String::new(),
+            groups: Vec::new(),
             run_id: uuid::Uuid::new_v4().to_string(),
             order,
         }
@@ -110,6 +117,11 @@ impl Plan {
     /// The name of a job that people see while its own is not known.
     pub fn display_id(&self, id: &str) -> String {
         format!("{}{id}", self.prefix)
+    }
+
+    /// The name of the job that calls this workflow, if one does.
+    pub fn caller(&self) -> &str {
+        self.prefix.strip_suffix(" / ").unwrap_or_default()
     }
 
     /// The workflow.

@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use futures_util::future::select_all;
 use tokio::{
     sync::Semaphore,
     task::{Id, JoinSet},
@@ -17,6 +18,7 @@ use tokio::{
 
 use super::{
     exit_of,
+    groups::{Groups, Ticket},
     job::{JobRunner, RunJobError},
 };
 use crate::{
@@ -26,7 +28,9 @@ use crate::{
     },
     job::{Cancellation, Canceller, cancellation, outcome::Conclusion},
     printable,
-    workflow::plan::{JobOutcome, JobResult, JobRun, Outcomes, Plan, Prepared, PreparedJob},
+    workflow::plan::{
+        Concurrency, JobOutcome, JobResult, JobRun, Outcomes, Plan, Prepared, PreparedJob,
+    },
 };
 
 /// A run of selected jobs.
@@ -39,6 +43,8 @@ pub struct Schedule {
     outcomes: Outcomes,
     runner: Arc<JobRunner>,
     shared: Shared,
+    /// The members of concurrency groups around this workflow.
+    around: Vec<u64>,
     tasks: JoinSet<Done>,
     /// Which job a task belongs to, for one that panicked.
     owners: BTreeMap<Id, String>,
@@ -73,6 +79,7 @@ struct Shared {
     slots: Arc<Semaphore>,
     /// Jobs that were begun or wait for a slot.
     begun: Arc<AtomicUsize>,
+    groups: Arc<Groups>,
 }
 
 /// How the jobs of a workflow ended.
@@ -89,6 +96,63 @@ const MAX_JOBS: usize = 10_000;
 /// What a task does. The box ends the recursion of the type.
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
+/// A job that is about to begin.
+struct Begin {
+    /// Its name as people see it.
+    name: String,
+    /// The concurrency groups that it enters, one after the other.
+    groups: Vec<Concurrency>,
+    /// What it does, given the members of groups around it.
+    work: Box<dyn FnOnce(Cancellation, Vec<u64>) -> Work + Send>,
+}
+
+/// Waits for the turn in a group.
+///
+/// # Errors
+/// It never comes: why, unless the whole run is being cancelled.
+async fn turn(
+    entered: Result<Ticket, String>,
+    cancellation: &Cancellation,
+) -> Result<Ticket, Option<String>> {
+    let mut ticket = entered.map_err(Some)?;
+    tokio::select! {
+        biased;
+        () = cancellation.requested() => Err(None),
+        turn = ticket.turn() => match turn {
+            Ok(()) => Ok(ticket),
+            Err(why) => Err(Some(why)),
+        },
+    }
+}
+
+/// Does work that is cancelled where a group asks for it, too.
+async fn stoppable(
+    name: &str,
+    mut tickets: Vec<Ticket>,
+    outer: Cancellation,
+    work: impl FnOnce(Cancellation) -> Work,
+) -> Done {
+    let (canceller, inner) = cancellation();
+    let mut work = work(inner);
+    let mut asked = false;
+    loop {
+        let stopped = async {
+            let stopped = tickets.iter_mut().map(|ticket| Box::pin(ticket.stopped()));
+            select_all(stopped).await.0
+        };
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = outer.requested(), if !asked => {}
+            why = stopped, if !asked => {
+                eprintln!("mayfly: job {}: {}", printable::lines(name), printable::lines(&why));
+            }
+        }
+        asked = true;
+        canceller.cancel();
+    }
+}
+
 impl Done {
     fn new(job: String, outcome: JobOutcome, error: Option<RunJobError>) -> Self {
         Self {
@@ -97,6 +161,32 @@ impl Done {
             error,
             machine_failed: false,
             stopped: None,
+        }
+    }
+
+    /// A job that called a workflow.
+    fn of_call(job: String, name: &str, plan: &Plan, ended: Result<Ended, Failure>) -> Self {
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(stopped) => {
+                return Self {
+                    stopped: Some(stopped),
+                    ..Self::new(job, JobOutcome::failed(), None)
+                };
+            }
+        };
+        let result = Plan::call_result(&ended.outcomes);
+        let outcome = match plan.call_outputs(&ended.outcomes) {
+            Ok(outputs) => JobOutcome { result, outputs },
+            Err(error) => {
+                let error = printable::lines(&error.to_string());
+                eprintln!("mayfly: job {name}: {error}");
+                JobOutcome::failed()
+            }
+        };
+        Self {
+            machine_failed: ended.machine_failed,
+            ..Self::new(job, outcome, None)
         }
     }
 }
@@ -112,8 +202,9 @@ impl Schedule {
         let shared = Shared {
             slots: Arc::new(Semaphore::new(slots)),
             begun: Arc::default(),
+            groups: Arc::default(),
         };
-        Self::within(plan, selected, runner, shared)
+        Self::within(plan, selected, runner, shared, Vec::new())
     }
 
     fn within(
@@ -121,6 +212,7 @@ impl Schedule {
         selected: Vec<String>,
         runner: Arc<JobRunner>,
         shared: Shared,
+        around: Vec<u64>,
     ) -> Self {
         Self {
             plan,
@@ -129,6 +221,7 @@ impl Schedule {
             outcomes: Outcomes::new(),
             runner,
             shared,
+            around,
             tasks: JoinSet::new(),
             owners: BTreeMap::new(),
             cancelled: false,
@@ -137,7 +230,11 @@ impl Schedule {
     }
 
     /// Runs all jobs. A first signal cancels them, as GitHub does; a second one ends at once.
-    pub async fn run(self, interrupts: &mut Interrupts) -> CommandResult {
+    pub async fn run(mut self, interrupts: &mut Interrupts) -> CommandResult {
+        let group = self.plan.concurrency().map_err(Failure::usage)?;
+        // Nothing else is there yet that could hold it.
+        let ticket = group.and_then(|group| self.shared.groups.enter(&[], None, &group).ok());
+        self.around.extend(ticket.as_ref().map(|ticket| ticket.id));
         let (canceller, cancellation) = cancellation();
         let mut all = pin!(self.all(cancellation));
         let mut signal = None;
@@ -237,21 +334,11 @@ impl Schedule {
         ));
         let open = job.runs.len() + job.calls.len();
         self.count(&id, open)?;
-        let runs = job
-            .runs
-            .into_iter()
-            .map(|run| self.one(id.clone(), run, cancellation.clone()));
-        let calls = job
-            .calls
-            .into_iter()
-            .map(|plan| self.called(id.clone(), plan, cancellation.clone()));
+        let runs = job.runs.into_iter().map(|run| self.one(&id, run));
+        let calls = job.calls.into_iter().map(|plan| self.called(&id, plan));
         for work in runs.chain(calls).collect::<Vec<_>>() {
-            let at_once = Arc::clone(&at_once);
-            let task = self.tasks.spawn(async move {
-                // No semaphore is ever closed.
-                let _one_of_its_matrix = at_once.acquire().await;
-                work.await
-            });
+            let work = self.in_groups(&id, work, cancellation.clone(), Arc::clone(&at_once));
+            let task = self.tasks.spawn(work);
             self.owners.insert(task.id(), id.clone());
         }
         let group = Group {
@@ -276,49 +363,96 @@ impl Schedule {
     }
 
     /// One combination of a job that has steps.
-    fn one(&self, job: String, run: JobRun, cancellation: Cancellation) -> Work {
+    fn one(&self, job: &str, run: JobRun) -> Begin {
         let (runner, slots) = (Arc::clone(&self.runner), Arc::clone(&self.shared.slots));
-        Box::pin(async move {
-            let _one_of_all = slots.acquire().await;
-            let (outcome, error) = runner.run(&run, cancellation).await;
-            Done::new(job, outcome, error)
-        })
+        let job = job.to_owned();
+        Begin {
+            name: run.request.job_display_name.clone(),
+            groups: run.concurrency.clone().into_iter().collect(),
+            work: Box::new(|cancellation, _| {
+                Box::pin(async move {
+                    let _one_of_all = slots.acquire().await;
+                    let (outcome, error) = runner.run(&run, cancellation).await;
+                    Done::new(job, outcome, error)
+                })
+            }),
+        }
     }
 
     /// The jobs of a called workflow, as one job of this one. It takes no slot: its jobs do.
-    fn called(&self, job: String, plan: Plan, cancellation: Cancellation) -> Work {
-        let name = self.plan.display_id(&job);
-        let plan = Arc::new(plan);
-        let selected = plan.jobs().map(|job| job.id.clone()).collect();
-        let schedule = Self::within(
-            Arc::clone(&plan),
-            selected,
-            Arc::clone(&self.runner),
-            self.shared.clone(),
-        );
+    fn called(&self, job: &str, plan: Plan) -> Begin {
+        let name = self.plan.display_id(job);
+        let (runner, shared) = (Arc::clone(&self.runner), self.shared.clone());
+        let job = job.to_owned();
+        Begin {
+            name: plan.caller().to_owned(),
+            groups: plan.groups.clone(),
+            work: Box::new(|cancellation, around| {
+                let plan = Arc::new(plan);
+                let selected = plan.jobs().map(|job| job.id.clone()).collect();
+                let schedule = Self::within(Arc::clone(&plan), selected, runner, shared, around);
+                Box::pin(async move {
+                    let ended = schedule.all(cancellation).await;
+                    Done::of_call(job, &name, &plan, ended)
+                })
+            }),
+        }
+    }
+
+    /// Enters the groups that a job asks for, and does its work when it has its turn in all of them.
+    fn in_groups(
+        &self,
+        job: &str,
+        begin: Begin,
+        cancellation: Cancellation,
+        at_once: Arc<Semaphore>,
+    ) -> Work {
+        let (groups, runner) = (Arc::clone(&self.shared.groups), Arc::clone(&self.runner));
+        let (job, mut around) = (job.to_owned(), self.around.clone());
+        let Begin {
+            name,
+            groups: wanted,
+            work,
+        } = begin;
+        // In the order of the jobs, whichever task runs first.
+        let mut first = wanted
+            .first()
+            .map(|group| groups.enter(&around, Some(&name), group));
         Box::pin(async move {
-            let ended = schedule.all(cancellation).await.map(|ended| {
-                let result = Plan::call_result(&ended.outcomes);
-                let outcome = match plan.call_outputs(&ended.outcomes) {
-                    Ok(outputs) => JobOutcome { result, outputs },
-                    Err(error) => {
-                        let error = printable::lines(&error.to_string());
-                        eprintln!("mayfly: job {name}: {error}");
-                        JobOutcome::failed()
+            let mut tickets = Vec::new();
+            for group in &wanted {
+                let entered = first.take();
+                let entered = entered.unwrap_or_else(|| groups.enter(&around, Some(&name), group));
+                match turn(entered, &cancellation).await {
+                    Ok(ticket) => {
+                        around.push(ticket.id);
+                        tickets.push(ticket);
                     }
-                };
-                (outcome, ended.machine_failed)
-            });
-            match ended {
-                Ok((outcome, machine_failed)) => Done {
-                    machine_failed,
-                    ..Done::new(job, outcome, None)
-                },
-                Err(stopped) => Done {
-                    stopped: Some(stopped),
-                    ..Done::new(job, JobOutcome::failed(), None)
-                },
+                    Err(why) => {
+                        if let Some(why) = why {
+                            eprintln!(
+                                "mayfly: job {}: {}",
+                                printable::lines(&name),
+                                printable::lines(&why)
+                            );
+                        }
+                        runner
+                            .output
+                            .not_started(&name, Conclusion::Cancelled)
+                            .await;
+                        return Done::new(job, JobOutcome::cancelled(), None);
+                    }
+                }
             }
+            // No semaphore is ever closed.
+            let _one_of_its_matrix = at_once.acquire().await;
+            if tickets.is_empty() {
+                return work(cancellation, around).await;
+            }
+            stoppable(&name, tickets, cancellation, |cancellation| {
+                work(cancellation, around)
+            })
+            .await
         })
     }
 

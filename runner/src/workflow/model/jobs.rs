@@ -60,6 +60,8 @@ impl Builder<'_> {
             defaults: value(job, "defaults"),
             container: value(job, "container"),
             services: value(job, "services"),
+            concurrency: value(job, "concurrency"),
+            permissions: value(job, "permissions"),
             environment: value(job, "environment"),
             call: call(job),
         })

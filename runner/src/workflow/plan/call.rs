@@ -38,6 +38,8 @@ impl Preparing<'_> {
         let mut plan = Plan::shared(Arc::clone(workflow), inputs);
         plan.run_id.clone_from(&self.plan.run_id);
         plan.prefix = format!("{} / ", self.full_name(contexts)?);
+        plan.groups.extend(self.concurrency(contexts)?);
+        plan.groups.extend(plan.concurrency()?);
         Ok(plan)
     }
 

@@ -31,6 +31,14 @@ pub enum PrepareError {
         /// What is wrong.
         source: Box<EvaluateError>,
     },
+    /// `concurrency` of the workflow failed.
+    #[error("{path}: `concurrency`: {source}")]
+    Group {
+        /// The workflow file.
+        path: String,
+        /// What is wrong.
+        source: Box<EvaluateError>,
+    },
     /// The condition failed.
     #[error("{path}: `if` of the job `{job}`: {source}")]
     Condition {

@@ -48,6 +48,14 @@ impl JobOutcome {
         }
     }
 
+    /// The outcome of a job that was cancelled before any step ran.
+    pub fn cancelled() -> Self {
+        Self {
+            result: JobResult::Cancelled,
+            outputs: Object::new(),
+        }
+    }
+
     /// The outcome of a job that failed before any step ran.
     pub fn failed() -> Self {
         Self {

@@ -7,7 +7,8 @@ use super::super::model::{Job, Workflow, place_of};
 use super::super::request::job_request;
 use super::super::token::TemplateToken;
 use super::{
-    DEFAULT_TIMEOUT_MINUTES, JobResult, JobRun, Outcomes, Plan, PrepareError, Prepared, PreparedJob,
+    Concurrency, DEFAULT_TIMEOUT_MINUTES, JobResult, JobRun, Outcomes, Plan, PrepareError,
+    Prepared, PreparedJob, concurrency,
 };
 use crate::expression::coerce::{to_number, to_text, truthy};
 use crate::expression::value::{Object, Value};
@@ -169,9 +170,11 @@ impl Preparing<'_> {
                 .filter(|minutes| *minutes > 0.0)
                 .ok_or_else(|| self.value_error("timeout-minutes", "a number above 0", &value))?,
         };
+        let concurrency = self.concurrency(contexts)?;
         let request = job_request(self.plan, self.job, name, contexts);
         Ok(JobRun {
             request,
+            concurrency,
             continue_on_error,
             timeout_minutes,
         })
@@ -207,6 +210,22 @@ impl Preparing<'_> {
         } else {
             format!("{name} ({})", values.join(", "))
         }
+    }
+
+    /// The group of the job, for one combination.
+    pub(super) fn concurrency(
+        &self,
+        contexts: &Object,
+    ) -> Result<Option<Concurrency>, PrepareError> {
+        let Some(token) = &self.job.concurrency else {
+            return Ok(None);
+        };
+        concurrency::read(token, contexts).map_err(|source| PrepareError::Evaluate {
+            path: self.plan.workflow.path.clone(),
+            job: self.job.id.clone(),
+            key: "concurrency",
+            source: Box::new(source),
+        })
     }
 
     fn max_parallel(&self, value: &Value) -> Result<usize, PrepareError> {

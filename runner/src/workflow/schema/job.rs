@@ -15,7 +15,6 @@ pub(super) static JOB: Shape = Shape::Either(&[&Shape::Record(&WITH_STEPS), &Sha
 
 const NO_DEPLOYMENT: &str = "`environment` makes no deployment here and brings no variables and secrets of its own; \
      give those with `--var` and `--secret`";
-const NO_GROUPS: &str = "`concurrency` of a job has no effect here yet: jobs of one run do not wait for each other's groups";
 const NO_IMAGE: &str = "`snapshot` has no effect here: images are built from recipes";
 const NO_GRACE: &str =
     "`cancel-timeout-minutes` has no effect here: a cancelled job gets the runner's usual time";
@@ -36,11 +35,7 @@ static WITH_STEPS: Record = record(
         field("continue-on-error", &Shape::With(JOB_CONTEXTS, &BOOL)),
         field("container", &Shape::With(JOB_CONTEXTS, &CONTAINER)),
         field("services", &Shape::With(JOB_CONTEXTS, &SERVICES)),
-        notice(
-            "concurrency",
-            &Shape::With(JOB_CONTEXTS, &CONCURRENCY),
-            NO_GROUPS,
-        ),
+        field("concurrency", &Shape::With(JOB_CONTEXTS, &CONCURRENCY)),
         notice(
             "environment",
             &Shape::With(JOB_CONTEXTS, &ENVIRONMENT),
@@ -66,11 +61,7 @@ static CALL: Record = record(
         field("needs", &NAME_OR_NAMES),
         field("if", &Shape::With(JOB_IF, &Shape::Condition)),
         field("strategy", &Shape::With(NEEDS, &STRATEGY)),
-        notice(
-            "concurrency",
-            &Shape::With(JOB_CONTEXTS, &CONCURRENCY),
-            NO_GROUPS,
-        ),
+        field("concurrency", &Shape::With(JOB_CONTEXTS, &CONCURRENCY)),
         notice("permissions", &PERMISSIONS, NO_TOKEN),
     ],
 );

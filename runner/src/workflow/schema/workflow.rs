@@ -23,7 +23,7 @@ pub(in crate::workflow) static WORKFLOW: Shape = Shape::Record(&record(
 pub(super) const NO_TOKEN: &str =
     "`permissions` has no effect here: a local run has no GitHub token";
 const NO_OTHER_RUN: &str =
-    "`concurrency` of a workflow has no effect here: a local run waits for no other run";
+    "`concurrency` holds within this run here: a local run waits for no other run";
 
 static DEFAULTS: Shape = Shape::Record(&record("`defaults`", &[field("run", &RUN_DEFAULTS)]));
 

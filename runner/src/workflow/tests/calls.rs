@@ -387,3 +387,47 @@ fn calls_that_multiply_are_bounded() {
     let said = chain(10, None, 9).unwrap_err();
     assert!(said.contains("more than 1000 jobs"), "{said}");
 }
+
+#[test]
+fn a_called_workflow_asks_for_no_more_than_its_caller_has() {
+    let call = "jobs:\n  c:\n    uses: ./.github/workflows/f.yml\n";
+    let check = |head: &str, own: &str, callee: &str| {
+        let caller = format!("on: push\n{head}{call}{own}");
+        checkout(&[("ci.yml", &caller), ("f.yml", callee)]).map(|_| ())
+    };
+    let callee = |workflow: &str, job: &str| {
+        format!(
+            "on: {{workflow_call: }}\n{workflow}jobs:\n  j: {{runs-on: x, {job}steps: [{{run: a}}]}}\n"
+        )
+    };
+    let read = "permissions: {contents: read}\n";
+    let write = "permissions: {issues: write, contents: write}, ";
+    let error = check(read, "", &callee("", write)).unwrap_err();
+    let expected = "Error calling workflow './.github/workflows/f.yml'. The nested job 'j' is requesting \
+                    'contents: write, issues: write', but is only allowed 'contents: read, issues: none'.";
+    assert!(error.contains(expected), "{error}");
+    assert!(error.contains("ci.yml:5:11"), "{error}");
+    let own = "    permissions: {contents: write, issues: write}\n";
+    assert_eq!(check(read, own, &callee("", write)), Ok(()));
+    assert_eq!(check("", "", &callee("", write)), Ok(()));
+    let error = check(
+        "permissions: read-all\n",
+        "",
+        &callee("permissions: write-all\n", ""),
+    )
+    .unwrap_err();
+    let expected = "The workflow is requesting 'actions: write, artifact-metadata: write,";
+    assert!(error.contains(expected), "{error}");
+    assert!(error.contains("id-token: none"), "{error}");
+    let nested = "on: {workflow_call: }\njobs:\n  n: {uses: ./.github/workflows/g.yml}\n";
+    let files = [
+        ("ci.yml", &*format!("on: push\n{read}{call}")),
+        ("f.yml", nested),
+        ("g.yml", &*callee("", write)),
+    ];
+    let error = checkout(&files).unwrap_err();
+    assert!(
+        error.contains("Error calling workflow './.github/workflows/g.yml'. The nested job 'j'"),
+        "{error}"
+    );
+}

@@ -99,3 +99,30 @@ fn outcomes_of_combinations_are_merged() {
     assert_eq!(merged.outputs.get("v").unwrap().as_str(), Some("b"));
     assert_eq!(JobOutcome::merge([]).result, JobResult::Skipped);
 }
+
+#[test]
+fn groups_are_those_of_the_combination() {
+    let text = "on: push\nconcurrency: 'ci-${{ github.event_name }}'\njobs:\n  a:\n    runs-on: x\n    \
+                strategy: {matrix: {v: [1, 2]}}\n    concurrency: {group: 'g-${{ matrix.v }}', \
+                cancel-in-progress: '${{ matrix.v == 2 }}', queue: max}\n    steps: [{run: a}]\n  b:\n    \
+                runs-on: x\n    concurrency: '${{ vars.X }}'\n    steps: [{run: a}]\n  c:\n    runs-on: x\n    \
+                concurrency: plain\n    steps: [{run: a}]\n";
+    let plan = plan(text);
+    let group = |job: &str| {
+        let prepared = run(plan.prepare(job, &Outcomes::new(), false).unwrap());
+        let groups = prepared.runs.into_iter().map(|run| {
+            let group = run.concurrency?;
+            Some(format!(
+                "{} {} {}",
+                group.group, group.cancel_in_progress, group.queue
+            ))
+        });
+        groups.collect::<Vec<_>>()
+    };
+    let own = |text: &str| Some(text.to_owned());
+    assert_eq!(group("a"), [own("g-1 false true"), own("g-2 true true")]);
+    assert_eq!(group("b"), [None]);
+    assert_eq!(group("c"), [own("plain false false")]);
+    let whole = plan.concurrency().unwrap().unwrap();
+    assert_eq!(whole.group, "ci-push");
+}

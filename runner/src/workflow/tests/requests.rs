@@ -144,7 +144,7 @@ fn keys_without_effect_are_told() {
      9 | permissions: read-all
        | ^^^^^^^^^^^
 
-    notice: `concurrency` of a workflow has no effect here: a local run waits for no other run
+    notice: `concurrency` holds within this run here: a local run waits for no other run
        --> .github/workflows/ci.yml:10:1
         |
      10 | concurrency: {group: ci, cancel-in-progress: true}
