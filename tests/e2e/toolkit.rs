@@ -7,16 +7,20 @@ use std::{
     path::Path,
     process::{Command, ExitCode},
     sync::OnceLock,
+    time::Duration,
 };
 
 use libtest_mimic::{Failed, Trial};
-use mayfly_tests::{Ended, bench, finish, repository, run_group};
+use mayfly_tests::{Ended, bench, finish_within, repository, run_group};
 use serde_json::{Value, json};
 
 /// The actions, and what their bundles are called.
 const ACTIONS: [&str; 3] = ["core", "tools", "services"];
 /// Files that actions look for.
 const DATA: [&str; 4] = ["a.txt", "sub/b.txt", "sub/skip/c.txt", "other.md"];
+
+/// The longer of the runs starts five processes of Node.js, of which each reads a large program.
+const LIMIT: Duration = Duration::from_secs(400);
 
 fn main() -> ExitCode {
     let whole = |package: &'static str, lines: &'static [&'static str]| {
@@ -129,7 +133,7 @@ fn make() -> Result<Runs, Box<dyn std::error::Error>> {
             .args(size)
             .args(arguments)
             .current_dir(folder.path());
-        finish(command)
+        finish_within(LIMIT, command)
     };
     let first = run("toolkit.yml", &["--artifacts", out_text.ok_or("a path")?]);
     let again = run("again.yml", &[]);

@@ -107,17 +107,25 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 ///
 /// # Panics
 /// When it cannot be started, or does not end twice.
-pub fn finish(mut command: Command) -> Ended {
+pub fn finish(command: Command) -> Ended {
+    finish_within(COMMAND_LIMIT, command)
+}
+
+/// As [`finish`], for a command that may take longer than most.
+///
+/// # Panics
+/// As [`finish`].
+pub fn finish_within(limit: Duration, mut command: Command) -> Ended {
     for attempt in 1..=2 {
-        if let Some(ended) = ended_in_time(&mut command) {
+        if let Some(ended) = ended_in_time(limit, &mut command) {
             return ended;
         }
-        eprintln!("HUNG for {COMMAND_LIMIT:?}, attempt {attempt}: {command:?}");
+        eprintln!("HUNG for {limit:?}, attempt {attempt}: {command:?}");
     }
     panic!("hung twice: {command:?}");
 }
 
-fn ended_in_time(command: &mut Command) -> Option<Ended> {
+fn ended_in_time(limit: Duration, command: &mut Command) -> Option<Ended> {
     let file = || tempfile::tempfile().expect("a temporary file");
     let (mut stdout, mut stderr) = (file(), file());
     let share = |file: &File| Stdio::from(file.try_clone().expect("a free descriptor"));
@@ -126,7 +134,7 @@ fn ended_in_time(command: &mut Command) -> Option<Ended> {
         .stderr(share(&stderr))
         .spawn();
     let mut child = started.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let deadline = Instant::now() + COMMAND_LIMIT;
+    let deadline = Instant::now() + limit;
     let status = loop {
         match child.try_wait().expect("the child is ours") {
             Some(status) => break status,

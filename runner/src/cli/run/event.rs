@@ -221,6 +221,55 @@ mod tests {
     }
 
     #[test]
+    fn inputs_of_the_command_line_win_over_those_of_the_file_and_the_rest_of_it_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("event.json");
+        fs::write(
+            &file,
+            r#"{"inputs": {"level": "low"}, "sender": {"id": 7}}"#,
+        )
+        .unwrap();
+        let asked = |name, inputs: &[pairs::Argument]| {
+            let on = "{push: null, workflow_dispatch: {inputs: {level: {type: choice, options: [low, high]}}}}";
+            let asked = Asked {
+                name,
+                file: Some(&file),
+                inputs,
+                vars: &Object::new(),
+            };
+            let started = start(&workflow(on), folder.path(), &asked);
+            started.map_err(|failure| failure.cause.to_string())
+        };
+        let high: Vec<pairs::Argument> = vec!["level=high".to_owned().into()];
+        // Inputs are those of a dispatch: without a name that is the event.
+        let started = asked(None, &high).unwrap();
+        assert_eq!(
+            started.inputs.get("level").map(to_text).as_deref(),
+            Some("high")
+        );
+        let event = started.github.get("event").unwrap();
+        let inputs = event.get("inputs").unwrap();
+        assert_eq!(inputs.get("level").and_then(Value::as_str), Some("high"));
+        let sender = event.get("sender").and_then(|sender| sender.get("id"));
+        assert_eq!(sender.map(to_text).as_deref(), Some("7"));
+        let max: Vec<pairs::Argument> = vec!["level=max".to_owned().into()];
+        let error = asked(Some("workflow_dispatch"), &max).err().unwrap();
+        assert!(error.contains("must be one of low, high"), "{error}");
+        let error = asked(Some("push"), &high).err().unwrap();
+        assert!(error.contains("level"), "{error}");
+    }
+
+    #[test]
+    fn filters_are_looked_at_only_for_an_event_that_is_named() {
+        let on = "{push: {branches: [\"release/**\"]}}";
+        let started_by = |name| started(on, name, None).unwrap();
+        assert_eq!(started_by(None).refused, None);
+        assert!(started_by(Some("push")).refused.is_some());
+        let name = started_by(None).github.get("event_name").map(to_text);
+        assert_eq!(name.as_deref(), Some("push"));
+    }
+
+    #[test]
     fn an_event_file_that_github_would_not_send_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("event.json");
