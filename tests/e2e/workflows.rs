@@ -10,7 +10,7 @@ use std::{
 };
 
 use libtest_mimic::{Failed, Trial};
-use mayfly_tests::{bench, finish, repository, run_group, scenario::Scenario};
+use mayfly_tests::{archives, bench, finish, repository, run_group, scenario::Scenario};
 
 /// The machine of a scenario that does not ask for another one.
 const MACHINE: [(&str, &str); 2] = [("--cpus", "1"), ("--memory", "512M")];
@@ -44,6 +44,13 @@ fn run(file: &Path) -> Result<(), Failed> {
         if !scenario.arguments.iter().any(|given| given == flag) {
             arguments.extend([flag.to_owned(), value.to_owned()]);
         }
+    }
+    let images = tempfile::tempdir()?;
+    for image in &scenario.container_images {
+        let archive = images.path().join("busybox.tar");
+        archives::busybox(&archive)?;
+        let argument = format!("{image}={}", archive.display());
+        arguments.extend(["--container-image".to_owned(), argument]);
     }
     if scenario.wants_events() {
         arguments.push("--json".to_owned());

@@ -1,8 +1,14 @@
 //! Container archives as `docker save` and OCI tools write them, made from entries given here.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+    process::Command,
+};
 
 use mayfly_images::digest::Digest;
+use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 /// One entry of a layer.
@@ -94,15 +100,20 @@ fn layer(entries: &[Entry]) -> io::Result<Vec<u8>> {
     builder.into_inner()
 }
 
-fn config(layers: &[Vec<u8>]) -> String {
+/// What the images of most tests are run with.
+fn app() -> Value {
+    json!({"User": "app", "Env": ["PATH=/bin", "GREETING=hello"], "WorkingDir": "/srv"})
+}
+
+fn config(layers: &[Vec<u8>], container: &Value) -> String {
     let ids: Vec<_> = layers
         .iter()
         .map(|bytes| Digest::of(bytes).to_string())
         .collect();
-    serde_json::json!({
+    json!({
         "architecture": "amd64",
         "os": "linux",
-        "config": {"User": "app", "Env": ["PATH=/bin", "GREETING=hello"], "WorkingDir": "/srv"},
+        "config": container,
         "rootfs": {"type": "layers", "diff_ids": ids},
     })
     .to_string()
@@ -124,16 +135,43 @@ fn pack(path: &Path, files: &[(String, Vec<u8>)]) -> io::Result<()> {
 /// # Errors
 /// The file cannot be written.
 pub fn docker_save(path: &Path, layers: &[Vec<Entry>]) -> io::Result<()> {
+    save(path, "test:1", &app(), layers)
+}
+
+/// Writes an archive of an image that is the static busybox of this machine under all its names, as
+/// `docker save` did before version 25.
+///
+/// # Errors
+/// There is no busybox (Debian package busybox-static), or the file cannot be written.
+pub fn busybox(path: &Path) -> io::Result<()> {
+    let program = "/bin/busybox";
+    let content = fs::read(program)
+        .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+    let mut entries = vec![
+        Entry::directory("bin"),
+        Entry::file("bin/busybox", &content, 0o755),
+        Entry::directory("etc"),
+        Entry::file("etc/passwd", b"root:x:0:0::/:/bin/sh\n", 0o644),
+        Entry::directory("tmp"),
+    ];
+    let names = Command::new(program).arg("--list").output()?.stdout;
+    let names = String::from_utf8_lossy(&names).into_owned();
+    for name in names.lines().filter(|name| *name != "busybox") {
+        entries.push(Entry::symlink(&format!("bin/{name}"), "busybox"));
+    }
+    let container = json!({"Env": ["PATH=/bin"], "Cmd": ["sh"]});
+    save(path, "mayfly/busybox:host", &container, &[entries])
+}
+
+fn save(path: &Path, tag: &str, container: &Value, layers: &[Vec<Entry>]) -> io::Result<()> {
     let layers = layers.iter().map(|entries| layer(entries));
     let layers = layers.collect::<io::Result<Vec<_>>>()?;
-    let config = config(&layers);
+    let config = config(&layers, container);
     let config_name = format!("{}.json", Digest::of(config.as_bytes()).hex());
     let names: Vec<_> = (0..layers.len())
         .map(|number| format!("{number}/layer.tar"))
         .collect();
-    let list = serde_json::json!([{
-        "Config": config_name, "RepoTags": ["test:1"], "Layers": names,
-    }]);
+    let list = json!([{"Config": config_name, "RepoTags": [tag], "Layers": names}]);
     let mut files: Vec<_> = names.into_iter().zip(layers).collect();
     files.push((config_name, config.into_bytes()));
     files.push(("manifest.json".to_owned(), list.to_string().into_bytes()));
@@ -151,20 +189,20 @@ pub fn oci(path: &Path, layers: &[Vec<Entry>]) -> io::Result<()> {
     let mut blob = |kind: &str, bytes: Vec<u8>| {
         let digest = Digest::of(&bytes);
         let media = format!("application/vnd.oci.image.{kind}");
-        let descriptor = serde_json::json!({
+        let descriptor = json!({
             "mediaType": media, "digest": digest.to_string(), "size": bytes.len(),
         });
         files.push((format!("blobs/sha256/{}", digest.hex()), bytes));
         descriptor
     };
-    let config = blob("config.v1+json", config(&layers).into_bytes());
+    let config = blob("config.v1+json", config(&layers, &app()).into_bytes());
     let layers: Vec<_> = layers
         .into_iter()
         .map(|bytes| blob("layer.v1.tar", bytes))
         .collect();
-    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers});
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
     let manifest = blob("manifest.v1+json", manifest.to_string().into_bytes());
-    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     files.push(("index.json".to_owned(), index.to_string().into_bytes()));
     let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
     files.push(("oci-layout".to_owned(), layout.to_vec()));

@@ -8,6 +8,7 @@
 //! | `expect` | `success`, `failure` (a job failed) or `invalid` (refused before anything ran) | once |
 //! | `expect-exit` | exit code; without it 0, 1 or 2 as `expect` has it | at most once |
 //! | `args` | arguments of `mayfly run` after the file, in words; `'…'` and `"…"` hold blanks | any |
+//! | `container-image` | reference for which an image of the static busybox is given (`--container-image`) | any |
 //! | `env` | `NAME=VALUE` in the environment of `mayfly` | any |
 //! | `expect-line` | a line that must be there: all of it, blanks around it aside | any |
 //! | `expect-no-line` | a line that must not be there | any |
@@ -37,6 +38,8 @@ pub struct Scenario {
     pub exit: Option<i32>,
     /// `args`.
     pub arguments: Vec<String>,
+    /// `container-image`.
+    pub container_images: Vec<String>,
     /// `env`.
     pub env: Vec<(String, String)>,
     /// `expect-line`, `expect-no-line`, `expect-part` and `expect-no-part`.
@@ -108,6 +111,7 @@ impl Scenario {
         match key {
             "expect" => *expected = Some(Expected::named(value)?),
             "expect-exit" => self.exit = Some(value.parse().map_err(|e| format!("{value}: {e}"))?),
+            "container-image" => self.container_images.push(value.to_owned()),
             "args" => self.arguments.extend(words(value)?),
             "env" => self.env.push(pair(value.split_once('='), value)?),
             "expect-line" => rule(true, true),

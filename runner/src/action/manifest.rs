@@ -101,6 +101,27 @@ pub struct DockerRuns {
     pub post_if: String,
 }
 
+/// What the image of a Docker action is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DockerImage<'a> {
+    /// `docker://…`: a reference, without that.
+    Registry(&'a str),
+    /// A file in the action's folder.
+    Dockerfile(&'a str),
+}
+
+impl DockerRuns {
+    /// What its image is.
+    #[must_use]
+    pub fn image(&self) -> DockerImage<'_> {
+        let scheme = self.image.get(..9);
+        match scheme.filter(|scheme| scheme.eq_ignore_ascii_case("docker://")) {
+            Some(scheme) => DockerImage::Registry(&self.image[scheme.len()..]),
+            None => DockerImage::Dockerfile(&self.image),
+        }
+    }
+}
+
 /// Why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -117,6 +138,14 @@ pub enum ManifestError {
         path: String,
         /// The word.
         using: String,
+    },
+    /// The image of a Docker action is neither of the two that it can be.
+    #[error("{path}: '{image}' should be either '[path]/Dockerfile' or 'docker://image[:tag]'.")]
+    Image {
+        /// The manifest.
+        path: String,
+        /// What it says.
+        image: String,
     },
     /// A key that this kind of action needs.
     #[error("{path}: {what} is not provided; add `{key}:` under `runs:`")]
@@ -151,11 +180,17 @@ impl Manifest {
     /// What an action without a manifest is that has a `Dockerfile`.
     #[must_use]
     pub fn dockerfile() -> Self {
+        Self::container("Dockerfile")
+    }
+
+    /// What a container is that is run as it is: no inputs of its own, no outputs mapped.
+    #[must_use]
+    pub fn container(image: &str) -> Self {
         Self {
             inputs: Vec::new(),
             outputs: Vec::new(),
             runs: Runs::Docker(DockerRuns {
-                image: "Dockerfile".to_owned(),
+                image: image.to_owned(),
                 entrypoint: None,
                 args: None,
                 env: None,
@@ -236,16 +271,26 @@ fn runs(
             });
             Ok(Runs::Composite(steps.collect()))
         }
-        "docker" => Ok(Runs::Docker(DockerRuns {
-            image: text("image").ok_or_else(|| missing("Image", "image"))?,
-            entrypoint: text("entrypoint"),
-            args: value("args").filter(|args| !args.is_null()).cloned(),
-            env: value("env").filter(|env| !env.is_null()).cloned(),
-            pre: text("pre-entrypoint"),
-            pre_if: condition("pre-if"),
-            post: text("post-entrypoint"),
-            post_if: condition("post-if"),
-        })),
+        "docker" => {
+            let docker = DockerRuns {
+                image: text("image").ok_or_else(|| missing("Image", "image"))?,
+                entrypoint: text("entrypoint"),
+                args: value("args").filter(|args| !args.is_null()).cloned(),
+                env: value("env").filter(|env| !env.is_null()).cloned(),
+                pre: text("pre-entrypoint"),
+                pre_if: condition("pre-if"),
+                post: text("post-entrypoint"),
+                post_if: condition("post-if"),
+            };
+            if let DockerImage::Dockerfile(image) = docker.image()
+                && !image.ends_with("Dockerfile")
+                && !image.ends_with("dockerfile")
+            {
+                let (path, image) = (path.to_owned(), image.to_owned());
+                return Err(ManifestError::Image { path, image });
+            }
+            Ok(Runs::Docker(docker))
+        }
         _ => {
             let path = path.to_owned();
             Err(ManifestError::Using { path, using })
@@ -309,6 +354,10 @@ mod tests {
                 "action.yml:3:",
             ),
             ("runs:\n  using: docker\n", "Image is not provided"),
+            (
+                "runs:\n  using: docker\n  image: alpine\n",
+                "'alpine' should be either '[path]/Dockerfile' or 'docker://image[:tag]'.",
+            ),
             (
                 "runs:\n  using: composite\n",
                 "A list of steps is not provided",

@@ -10,6 +10,7 @@ pub mod find;
 pub mod folders;
 pub mod history;
 pub mod image;
+pub mod image_archives;
 pub mod lockfile;
 pub mod manifest;
 pub mod own;

@@ -27,6 +27,7 @@ use crate::{
     action::{
         bytes::ActionSource,
         folders::{FolderArgument, Folders},
+        image_archives::{ImageArchives, ImageArgument},
     },
     checkout::Checkout,
     config::Installation,
@@ -49,6 +50,7 @@ use schedule::Schedule;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  mayfly run .github/workflows/ci.yml\n  mayfly run ci.yml --job test --secret TOKEN\n  \
+                        mayfly run ci.yml --container-image alpine:3=alpine.tar\n  \
                         mayfly run --json | jq -r 'select(.event == \"job_finished\") | [.name, .result] | @tsv'\n\n\
                         The checkout at hand (tracked files, and untracked ones that no ignore rule names) is copied\n\
                         into GITHUB_WORKSPACE of each sandbox; nothing on this machine changes.\n\
@@ -94,6 +96,10 @@ pub struct RunArgs {
     /// from there.
     #[arg(long, value_name = "OWNER/REPO@REF=FOLDER")]
     action: Vec<FolderArgument>,
+    /// Let an archive (`docker save`) stand for a container image: it is loaded into the sandbox's
+    /// Docker engine where a job, a step or an action would pull the image.
+    #[arg(long, value_name = "REF=ARCHIVE")]
+    container_image: Vec<ImageArgument>,
     #[command(flatten)]
     pins: pins::PinArgs,
     /// Set an environment variable for every step; without `=V` its value here is taken over.
@@ -151,6 +157,8 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     let folders =
         Folders::new(&args.action).map_err(|why| Failure::usage(anyhow::anyhow!("{why}")))?;
     let folders = Arc::new(folders);
+    let images = ImageArchives::new(&args.container_image)
+        .map_err(|why| Failure::usage(anyhow::anyhow!("{why}")))?;
     let checkout = Checkout::containing(Path::new(".")).map(Arc::new);
     let loaded = workflow::load(&path).map_err(Failure::usage)?;
     let (actions, refused): (Arc<dyn ActionSource>, _) = match &checkout {
@@ -161,12 +169,16 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
         }
         Err(_) => (folders, None),
     };
-    let root = checkout.as_ref().ok().map(|checkout| checkout.root());
+    let sources = workflow::Sources {
+        actions: &*actions,
+        checkout: checkout.as_ref().ok().map(|checkout| checkout.root()),
+        images: &images,
+    };
     let Loaded {
         workflow: file,
         findings,
     } = loaded
-        .runnable_with(&*actions, root)
+        .runnable_with(&sources)
         .map_err(|error| pins::with_refusal(error, refused.as_ref()))?;
     refused.map_or(Ok(()), Err)?;
     let checkout = checkout.map_err(Failure::usage)?;
@@ -216,7 +228,19 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     for submodule in checkout.submodules() {
         eprintln!("mayfly: not copied: {} (a submodule)", submodule.display());
     }
-    super::runtime()?.block_on(jobs(args, Arc::new(plan), selected, checkout, env, actions))
+    let given = Given {
+        env,
+        actions,
+        images,
+    };
+    super::runtime()?.block_on(jobs(args, Arc::new(plan), selected, checkout, given))
+}
+
+/// What the command line gives to all jobs.
+struct Given {
+    env: Vec<(String, String)>,
+    actions: Arc<dyn ActionSource>,
+    images: ImageArchives,
 }
 
 async fn jobs(
@@ -224,8 +248,7 @@ async fn jobs(
     plan: Arc<Plan>,
     selected: Vec<String>,
     checkout: Arc<Checkout>,
-    env: Vec<(String, String)>,
-    actions: Arc<dyn ActionSource>,
+    given: Given,
 ) -> CommandResult {
     let mut interrupts = Interrupts::take()?;
     let installation = Installation::locate()?;
@@ -238,8 +261,9 @@ async fn jobs(
     let runner = Arc::new(JobRunner::new(
         launcher,
         checkout,
-        env,
-        actions,
+        given.env,
+        given.actions,
+        given.images,
         Arc::clone(&services),
         Arc::clone(&output),
     ));

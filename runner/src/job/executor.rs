@@ -178,6 +178,8 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
 
     /// What is before the steps, and the steps.
     async fn mains(&mut self) -> Result<(), Ends> {
+        let prepared = self.prepare_images().await;
+        self.unless_lost(prepared)?;
         let started = self.start_containers().await;
         self.unless_lost(started)?;
         let mains = self.tasks.clone();

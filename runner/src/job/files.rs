@@ -55,6 +55,11 @@ impl StepFiles {
         format!("{}/{}{extension}", self.temp, self.id)
     }
 
+    /// The folder of the environment files.
+    pub(super) fn directory(&self) -> String {
+        format!("{}/{DIRECTORY}", self.temp)
+    }
+
     /// Whether there are files to read and to remove.
     pub(super) fn are_written(&self) -> bool {
         self.written.get().is_some()
@@ -105,7 +110,7 @@ impl StepFiles {
         if others {
             paths.extend(EnvFile::ALL.map(|file| self.path(file)));
         } else {
-            paths.push(format!("{}/{DIRECTORY}", self.temp));
+            paths.push(self.directory());
         }
         let removals = paths.iter().map(|path| sandbox.remove(path));
         let all = async {

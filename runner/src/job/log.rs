@@ -59,6 +59,11 @@ impl<'a, R: Reporter> StepLog<'a, R> {
         Self { paths, ..self }
     }
 
+    /// What runs next calls the sandbox's paths like this; gives what they were called before.
+    pub(super) fn set_paths(&mut self, paths: Paths) -> Paths {
+        std::mem::replace(&mut self.paths, paths)
+    }
+
     /// What hides secrets in this log.
     pub(super) fn masker(&self) -> &Masker {
         self.masker

@@ -63,7 +63,5 @@ mod tests;
 mod words;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
-pub(crate) use steps::docker as docker_refused;
-
 pub use executor::{execute, unsupported};
 pub use options::{NodeVersion, Options, Services};

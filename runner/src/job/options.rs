@@ -11,6 +11,9 @@ use super::layout::WORK;
 /// Time that a cancelled job has to end by itself (`always()` steps included), as at GitHub.
 const CANCEL_GRACE: Duration = Duration::from_secs(5 * 60);
 
+/// The sandbox as the containers in it see it, as the recipe's `daemon.json` has it.
+const GATEWAY: &str = "//172.17.0.1:";
+
 /// Search path of programs in a sandbox.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -75,6 +78,13 @@ impl Services {
             ("ACTIONS_CACHE_SERVICE_V2", "True"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    }
+
+    /// The same in a container, which has a network of its own: there the sandbox is the gateway of
+    /// the Docker engine.
+    pub(super) fn container_environment(&self) -> [(String, String); 5] {
+        self.environment()
+            .map(|(name, value)| (name, value.replace("//127.0.0.1:", GATEWAY)))
     }
 }
 

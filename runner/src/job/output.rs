@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 
 use super::{
     commands::{CommandReader, Effect, MatcherTarget, Policy, parse},
+    containers::Paths,
     lines::{LineSplitter, MAX_LINE, Piece},
     log::StepLog,
     masking::Masker,
@@ -106,6 +107,12 @@ impl<'a, R: Reporter> StepOutput<'a, R> {
         self.splitters = [splitter(), splitter()];
         self.reader = CommandReader::new(policy, echo);
         self.dropping = [false; 2];
+    }
+
+    /// What runs next calls the sandbox's paths like this; gives what they were called before.
+    pub(super) fn set_paths(&mut self, paths: Paths) -> Paths {
+        self.matchers.set_paths(paths.clone());
+        self.log.set_paths(paths)
     }
 
     /// Takes bytes of one stream; returns when the reporter took what they mean.

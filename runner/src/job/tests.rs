@@ -4,6 +4,7 @@ mod actions;
 mod background;
 mod cancelling;
 mod containers;
+mod docker;
 mod environment;
 mod hostile;
 mod matchers;

@@ -16,6 +16,7 @@ use super::load::{Findings, LoadError, Loaded, bound};
 use super::model::{Call, Workflow, place_of};
 use super::source::Place;
 use crate::action::bytes::{ActionSource, NoActions};
+use crate::action::image_archives::ImageArchives;
 use locate::FileId;
 
 /// Levels of called workflows below the one that is run; GitHub allows as many.
@@ -27,27 +28,46 @@ const MAX_FILES: usize = 50;
 /// Jobs of a run with all that is called, matrices aside.
 const MAX_JOBS: usize = 1000;
 
+/// Where what a workflow uses is found before it runs.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// Actions by reference.
+    pub actions: &'a dyn ActionSource,
+    /// The top of the checkout, with its actions and the workflows that are called.
+    pub checkout: Option<&'a Path>,
+    /// Archives that stand for container images.
+    pub images: &'a ImageArchives,
+}
+
+impl std::fmt::Debug for Sources<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources")
+            .field("checkout", &self.checkout)
+            .field("images", &self.images)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Loaded {
     /// The workflow, if all of it can be run here without a checkout.
     ///
     /// # Errors
     /// [`LoadError::Rejected`] with all that cannot, by name and place.
     pub fn runnable(self) -> Result<Self, LoadError> {
-        self.runnable_with(&NoActions, None)
+        self.runnable_with(&Sources {
+            actions: &NoActions,
+            checkout: None,
+            images: &ImageArchives::default(),
+        })
     }
 
     /// The same with actions of a source, and with actions and called workflows of a checkout.
     ///
     /// # Errors
     /// [`LoadError::Rejected`] with all that cannot, by name and place.
-    pub fn runnable_with(
-        mut self,
-        actions: &dyn ActionSource,
-        checkout: Option<&Path>,
-    ) -> Result<Self, LoadError> {
+    pub fn runnable_with(mut self, sources: &Sources<'_>) -> Result<Self, LoadError> {
         let mut resolver = Resolver {
-            actions,
-            checkout,
+            sources,
             files: HashMap::new(),
             findings: Vec::new(),
             open: vec![FileId::Checkout(
@@ -94,8 +114,7 @@ struct Called {
 
 /// Reads called files, each once.
 struct Resolver<'a> {
-    actions: &'a dyn ActionSource,
-    checkout: Option<&'a Path>,
+    sources: &'a Sources<'a>,
     /// Nothing for a file that is wrong, which was told then.
     files: HashMap<FileId, Option<Called>>,
     /// Findings of called files.
@@ -115,11 +134,7 @@ impl Resolver<'_> {
     /// Reads all that a workflow calls; returns what is wrong in this very file.
     fn workflow(&mut self, workflow: &mut Workflow) -> (Vec<Diagnostic>, Size) {
         let mut found = super::unsupported(workflow);
-        found.extend(super::actions::refused(
-            workflow,
-            self.actions,
-            self.checkout,
-        ));
+        found.extend(super::actions::refused(workflow, self.sources));
         let mut size = Size::default();
         for job in &mut workflow.jobs {
             size.jobs = size.jobs.saturating_add(1);

@@ -28,6 +28,7 @@ pub mod triggers;
 mod uses;
 mod yaml;
 
+pub use calls::Sources;
 pub(crate) use load::parse_action;
 pub use load::{Findings, LoadError, Loaded, load, parse};
 pub use support::unsupported;

@@ -2,6 +2,7 @@
 
 mod broken;
 mod calls;
+mod images;
 mod limits;
 mod matrices;
 mod needs;

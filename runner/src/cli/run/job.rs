@@ -7,7 +7,7 @@ use tokio_util::io::SyncIoBridge;
 
 use super::output::Output;
 use crate::{
-    action::{bytes::ActionSource, own::WithCheckout},
+    action::{bytes::ActionSource, image_archives::ImageArchives, own::WithCheckout},
     checkout::{Checkout, CheckoutError},
     cli::machine::Launcher,
     expression::value::Object,
@@ -41,6 +41,8 @@ pub struct JobRunner {
     env: Vec<(String, String)>,
     /// Where actions by reference are found.
     actions: Arc<dyn ActionSource>,
+    /// Archives that stand for container images.
+    images: ImageArchives,
     services: Arc<RunServices>,
     /// Where events go.
     pub output: Arc<Output>,
@@ -80,6 +82,7 @@ impl JobRunner {
         checkout: Arc<Checkout>,
         env: Vec<(String, String)>,
         actions: Arc<dyn ActionSource>,
+        images: ImageArchives,
         services: Arc<RunServices>,
         output: Arc<Output>,
     ) -> Self {
@@ -89,6 +92,7 @@ impl JobRunner {
             checkout,
             env,
             actions,
+            images,
             services,
             output,
         }
@@ -212,6 +216,7 @@ impl JobRunner {
         };
         options.node = node.iter().map(version).collect();
         options.actions = Arc::clone(&self.actions);
+        options.container_images = self.images.entries();
         options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
         options
     }

@@ -167,7 +167,7 @@ impl Client {
     }
 
     /// The command line as people read it.
-    fn shown(&self, arguments: &[String]) -> String {
+    pub(super) fn shown(&self, arguments: &[String]) -> String {
         let mut text = self.program.clone();
         for argument in arguments {
             let plain = !argument.is_empty() && !argument.contains([' ', '\t', '\n', '"']);

@@ -59,7 +59,7 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
     }
 
     /// Loads the archive that stands for `image`, if there is one, and gives the image's name.
-    async fn load(
+    pub(super) async fn load(
         &self,
         image: &str,
         stop: &mut (impl Future<Output = Stop> + Unpin),

@@ -3,12 +3,14 @@
 //! The engine runs in the sandbox; the worker calls Docker's client there, as GitHub's runner does.
 //! Nothing is left to clean from earlier jobs: each has a sandbox of its own.
 
+mod actions;
 mod client;
 mod engine;
 mod exec;
 mod health;
 mod images;
 mod paths;
+mod prepare;
 mod records;
 mod spec;
 mod start;
@@ -26,6 +28,7 @@ use crate::sandbox::{Sandbox, SandboxError};
 
 use super::{Options, log::StepLog, process::Stop, reporter::Reporter, shared::Shared};
 
+pub(super) use actions::{ActionStage, WantedImage};
 use client::{Call, Called, Client};
 use engine::Engine;
 pub(super) use exec::JobContainer;
@@ -122,6 +125,8 @@ pub(super) struct Containers {
     job: OnceLock<JobContainer>,
     /// Display name and id of what is to be removed.
     made: Mutex<Vec<(String, String)>>,
+    /// Images of actions that were built or got: what they are called, by what they are known by.
+    prepared: Mutex<HashMap<String, String>>,
     /// Images that came from archives: what they are called, by the reference they stand for.
     loaded: Mutex<HashMap<String, String>>,
 }
@@ -135,6 +140,7 @@ impl Default for Containers {
             network: OnceLock::new(),
             job: OnceLock::new(),
             made: Mutex::default(),
+            prepared: Mutex::default(),
             loaded: Mutex::default(),
         }
     }

@@ -110,13 +110,13 @@ impl<'a, S: Sandbox, R: Reporter> JobRun<'a, S, R> {
         self.end_record(log, STOP, removed).await
     }
 
-    fn next_log(&mut self) -> StepLog<'a, R> {
+    pub(super) fn next_log(&mut self) -> StepLog<'a, R> {
         let number = self.number();
         self.shared.log(number, &self.context.layout.workspace)
     }
 
     /// Ends a record, and enters how it ended into the job.
-    async fn end_record(
+    pub(super) async fn end_record(
         &mut self,
         mut log: StepLog<'_, R>,
         name: &str,

@@ -154,7 +154,7 @@ fn read(key: &str, value: Value) -> Result<ContainerSpec, SpecError> {
 }
 
 /// An image reference, which must not be taken for an option of the client.
-fn image(key: &str, text: &str) -> Result<String, SpecError> {
+pub(super) fn image(key: &str, text: &str) -> Result<String, SpecError> {
     let text = text.trim();
     let prefix = text
         .get(..9)

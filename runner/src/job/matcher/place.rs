@@ -70,6 +70,11 @@ impl<'a> Places<'a> {
         }
     }
 
+    /// What runs next calls the guest's paths like this.
+    pub(super) fn set_paths(&mut self, paths: Paths) {
+        self.paths = paths;
+    }
+
     /// The same for steps that call the guest's paths like this.
     pub(super) fn called(self, paths: &Paths) -> Self {
         let paths = paths.clone();

@@ -60,6 +60,11 @@ impl<'a> StepMatchers<'a> {
         matchers
     }
 
+    /// What runs next calls the guest's paths like this.
+    pub(in crate::job) fn set_paths(&mut self, paths: Paths) {
+        self.places.set_paths(paths);
+    }
+
     /// The same for a step that calls the guest's paths like this.
     pub(in crate::job) fn called(self, paths: &Paths) -> Self {
         let places = self.places.called(paths);

@@ -3,7 +3,8 @@
 use indexmap::IndexMap;
 
 use crate::{
-    job::{actions::Action, hash_files, reporter::Reporter, task::Stage},
+    action::manifest::{Manifest, Runs},
+    job::{actions::Action, hash_files, reporter::Reporter, request::StepAction, task::Stage},
     sandbox::Sandbox,
 };
 
@@ -25,8 +26,12 @@ pub(super) async fn inputs<S: Sandbox, R: Reporter>(
         let mut known = manifest.inputs.iter();
         known.find(|input| input.name.eq_ignore_ascii_case(name))
     };
-    let names = || manifest.inputs.iter().map(|input| input.name.as_str());
-    let unexpected: Vec<_> = inputs.keys().filter(|name| known(name).is_none()).collect();
+    let expected = expected(run, manifest);
+    let is_expected = |name: &str| {
+        let mut names = expected.iter().flatten();
+        expected.is_none() || names.any(|known| known.eq_ignore_ascii_case(name))
+    };
+    let unexpected: Vec<_> = inputs.keys().filter(|name| !is_expected(name)).collect();
     for name in inputs.keys() {
         if let Some(message) = known(name).and_then(|input| input.deprecation.as_deref()) {
             warnings.push(format!(
@@ -42,7 +47,7 @@ pub(super) async fn inputs<S: Sandbox, R: Reporter>(
                 .map(|name| name.as_str())
                 .collect::<Vec<_>>()
                 .join("', '"),
-            names().collect::<Vec<_>>().join("', '")
+            expected.unwrap_or_default().join("', '")
         ));
     }
     defaults(run, action, &mut inputs).await?;
@@ -50,6 +55,36 @@ pub(super) async fn inputs<S: Sandbox, R: Reporter>(
         run.output.log.warning(&warning).await;
     }
     Ok(inputs)
+}
+
+/// Names of inputs; nothing for a container, which takes any.
+fn expected<'m, S, R>(run: &StepRun<'_, '_, S, R>, manifest: &'m Manifest) -> Option<Vec<&'m str>> {
+    if let StepAction::ContainerRegistry { .. } = run.task.step.action {
+        return None;
+    }
+    let own: &[&str] = match manifest.runs {
+        Runs::Docker(_) => &["entryPoint", "args"],
+        Runs::Node(_) | Runs::Composite(_) => &[],
+    };
+    let names = manifest.inputs.iter().map(|input| input.name.as_str());
+    Some(own.iter().copied().chain(names).collect())
+}
+
+/// The step's `env` with the action's inputs and what its earlier stages kept.
+pub(super) fn environment<S, R>(
+    run: &StepRun<'_, '_, S, R>,
+    inputs: IndexMap<String, String>,
+) -> IndexMap<String, String> {
+    let mut env = run.env.clone();
+    let state = run.context.states.get(&run.task.id);
+    for (name, value) in state.into_iter().flatten() {
+        env.insert(format!("STATE_{name}"), value.clone());
+    }
+    env.extend(inputs.into_iter().map(|(name, value)| {
+        let name = name.replace(' ', "_").to_uppercase();
+        (format!("INPUT_{name}"), value)
+    }));
+    env
 }
 
 /// Adds the defaults of inputs that are not given; their places are in the manifest.

@@ -1,7 +1,5 @@
 //! JavaScript actions: the version of Node.js, and the process of each stage.
 
-use indexmap::IndexMap;
-
 use crate::{
     action::manifest::NodeRuns,
     job::{
@@ -51,7 +49,7 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
     }
     let forced = run.env.get(FORCE_24).is_some_and(|value| value == "true");
     let program = program(run.shared.options, node.major, forced, &action.name)?;
-    let env = environment(run, values);
+    let env = inputs::environment(run, values);
     run.files.write(run.shared.sandbox, None).await?;
     let services = run.shared.options.services.iter();
     let process = Process {
@@ -76,23 +74,6 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
         conclusion,
         stop: ending.stop,
     })
-}
-
-/// The step's `env` with the action's inputs and what its earlier stages kept.
-fn environment<S, R>(
-    run: &StepRun<'_, '_, S, R>,
-    inputs: IndexMap<String, String>,
-) -> IndexMap<String, String> {
-    let mut env = run.env.clone();
-    let state = run.context.states.get(&run.task.id);
-    for (name, value) in state.into_iter().flatten() {
-        env.insert(format!("STATE_{name}"), value.clone());
-    }
-    env.extend(inputs.into_iter().map(|(name, value)| {
-        let name = name.replace(' ', "_").to_uppercase();
-        (format!("INPUT_{name}"), value)
-    }));
-    env
 }
 
 /// Node.js of the version that an action names. What the image has decides: version 20 and what is

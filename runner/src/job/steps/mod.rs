@@ -1,6 +1,7 @@
 //! The kinds of steps, one file each, behind [`run()`].
 
 mod composite;
+mod docker;
 mod inputs;
 mod javascript;
 mod process;
@@ -141,6 +142,10 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
         Some(message) => Err(StepError::Unsupported(message)),
         None => match &run.task.step.action {
             StepAction::Repository { .. } => action(run).await,
+            StepAction::ContainerRegistry { image } => {
+                let image = image.clone();
+                docker::image(run, &image).await
+            }
             _ => run::script(run).await,
         },
     }
@@ -184,13 +189,8 @@ async fn action<S: Sandbox, R: Reporter>(
     match &action.manifest.runs {
         Runs::Node(node) => javascript::run(run, &action, node).await,
         Runs::Composite(_) => composite::run(run, &action).await,
-        Runs::Docker(_) => Err(StepError::Unsupported(docker(&action.name))),
+        Runs::Docker(docker) => docker::run(run, &action, docker).await,
     }
-}
-
-/// Why a Docker action is not run.
-pub(crate) fn docker(name: &str) -> String {
-    format!("This version of Mayfly cannot run the action {name}, which is a Docker action.")
 }
 
 /// The contexts for an action: it knows where it is from.
@@ -267,6 +267,7 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
 pub(super) fn default_name(step: &StepRequest, evaluator: &Evaluator<'_>) -> String {
     match &step.action {
         StepAction::Script => run::default_name(step, evaluator),
+        StepAction::ContainerRegistry { image } => format!("Run {image}"),
         StepAction::Repository { path, .. } if is_local(step) => format!("Run {path}"),
         other @ StepAction::Repository { .. } => {
             format!("Run {}", describe(other).trim_start_matches("the action "))
@@ -293,12 +294,13 @@ pub(super) fn unsupported(step: &StepRequest) -> Option<String> {
     let what = match &step.action {
         StepAction::Repository { .. }
         | StepAction::Script
+        | StepAction::ContainerRegistry { .. }
         | StepAction::BackgroundControl { .. } => return None,
         other => describe(other),
     };
     Some(format!(
-        "This version of Mayfly cannot run {what}: only `run:` steps, JavaScript and composite actions \
-         are supported."
+        "This version of Mayfly cannot run {what}: only `run:` steps and \
+         actions are supported."
     ))
 }
 

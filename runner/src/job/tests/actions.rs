@@ -16,7 +16,7 @@ use crate::{
 
 /// Repositories in memory: `owner/repo@ref`, path, content.
 #[derive(Debug)]
-struct Memory(&'static [(&'static str, &'static str, &'static str)]);
+pub(super) struct Memory(pub(super) &'static [(&'static str, &'static str, &'static str)]);
 
 #[derive(Debug)]
 struct MemoryBytes(Vec<(&'static str, &'static str)>);
@@ -64,7 +64,7 @@ impl ActionBytes for MemoryBytes {
 const NODE: &str = "runs: {using: node20, main: main.js, pre: pre.js, post: post.js}\n";
 
 /// A step that uses an action.
-fn uses(key: &str, text: &str) -> StepRequest {
+pub(super) fn uses(key: &str, text: &str) -> StepRequest {
     let own = str::to_owned;
     let action = match text.split_once('@') {
         Some((name, reference)) => StepAction::Repository {

@@ -64,7 +64,7 @@ impl Resolver<'_> {
         let real = |path: &Path| {
             fs::canonicalize(path).map_err(|error| wrong(format!("cannot be read: {error}")))
         };
-        let Some(checkout) = self.checkout else {
+        let Some(checkout) = self.sources.checkout else {
             return Err(wrong("needs a git checkout to be read from".to_owned()));
         };
         let (top, path) = (real(checkout)?, real(&checkout.join(shown))?);
@@ -90,7 +90,7 @@ impl Resolver<'_> {
             FileId::Repository(reference) => reference,
         };
         let wrong = |why: String, help: &str| Diagnostic::error(place, why, help);
-        let bytes = match self.actions.find(reference) {
+        let bytes = match self.sources.actions.find(reference) {
             Ok(bytes) => bytes,
             Err(SourceError::Refused { .. }) => return Ok(None),
             Err(error) => {

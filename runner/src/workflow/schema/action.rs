@@ -88,9 +88,11 @@ const USES: &[Field] = &[
 /// Conditions of stages are texts, read when they are evaluated.
 static STAGE_IF: Shape = Shape::With(STEP_IF, &Shape::Condition);
 
-static ARGUMENTS: Shape =
-    Shape::Either(&[&NULL, &Shape::With(CONTAINER_RUNS, &Shape::List(&TEXT))]);
-static ENVIRONMENT: Shape = Shape::Either(&[&NULL, &Shape::With(CONTAINER_RUNS, &TEXT_MAP)]);
+static ARGUMENTS: Shape = Shape::With(
+    CONTAINER_RUNS,
+    &Shape::Either(&[&NULL, &Shape::List(&TEXT)]),
+);
+static ENVIRONMENT: Shape = Shape::With(CONTAINER_RUNS, &Shape::Either(&[&NULL, &TEXT_MAP]));
 
 static RUNS: Shape = Shape::Either(&[
     &Shape::Record(&record("`runs` of a JavaScript action", NODE_RUNS)),

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use secrecy::ExposeSecret;
 
-use super::super::{LoadError, Loaded, load};
+use super::super::{LoadError, Loaded, Sources, load};
 use super::{Outcomes, Plan, inputs, outcome, run};
-use crate::action::bytes::NoActions;
+use crate::action::bytes::{ActionSource, NoActions};
 use crate::action::folders::Folders;
+use crate::action::image_archives::ImageArchives;
 use crate::expression::value::{Object, Value};
 use crate::job::request::Variable;
 use crate::workflow::plan::{JobOutcome, JobResult};
@@ -28,11 +30,20 @@ fn checkout(files: &[(&str, &str)]) -> Result<Loaded, String> {
 
 fn loaded(file: &Path, top: &Path) -> Result<Loaded, String> {
     load(file)
-        .and_then(|loaded| loaded.runnable_with(&NoActions, Some(top)))
+        .and_then(|loaded| loaded.runnable_with(&sources(&NoActions, top)))
         .map_err(|error| match error {
             LoadError::Rejected { .. } => error.to_string(),
             LoadError::Read { .. } => panic!("{error}"),
         })
+}
+
+fn sources<'a>(actions: &'a dyn ActionSource, top: &'a Path) -> Sources<'a> {
+    static NO_IMAGES: LazyLock<ImageArchives> = LazyLock::new(ImageArchives::default);
+    Sources {
+        actions,
+        checkout: Some(top),
+        images: &NO_IMAGES,
+    }
 }
 
 fn caller(call: &str) -> String {
@@ -278,7 +289,7 @@ fn a_workflow_of_another_repository_is_called_and_calls_files_of_that_repository
         let argument = format!("O/r@v1={}", folder.path().join("other").display());
         let folders = Folders::new(&[argument.parse().unwrap()]).unwrap();
         load(&file)
-            .and_then(|loaded| loaded.runnable_with(&folders, Some(&folder.path().join("own"))))
+            .and_then(|loaded| loaded.runnable_with(&sources(&folders, &folder.path().join("own"))))
             .map_err(|error| error.to_string())
     };
     let call = |name: &str, n: &str| {

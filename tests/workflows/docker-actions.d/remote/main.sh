@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "remote main after $STATE_at"

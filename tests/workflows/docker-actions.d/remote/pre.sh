@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "remote pre"
+echo "at=pre" >> "$GITHUB_STATE"
