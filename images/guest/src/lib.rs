@@ -41,6 +41,7 @@
 
 pub mod agent;
 pub mod init;
+pub mod launch;
 pub mod wire;
 
 /// Port of the agent's vsock listener.

@@ -1,5 +1,7 @@
 //! Arguments that say which machine a sandbox is, and the sandboxes made from them.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use mayfly_images::{progress::Progress, store::ImageStore};
 use mayfly_vmm::config::MachineConfig;
@@ -71,6 +73,12 @@ impl Launcher {
     /// Restores a sandbox that has proven its identity.
     pub async fn restore(&self) -> Result<MicroVm, RestoreError> {
         MicroVm::restore(&self.installation, &self.template).await
+    }
+
+    /// The guest agent's static program. Where it is not there, whoever needs it says so.
+    pub fn agent(&self) -> PathBuf {
+        let agent = self.installation.agent();
+        agent.unwrap_or_else(|_| PathBuf::from("mayfly-guest"))
     }
 
     /// The template.

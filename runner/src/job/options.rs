@@ -50,6 +50,9 @@ pub struct Options {
     pub image: String,
     /// Archives of the host that stand for container images, by image reference.
     pub container_images: Vec<(String, PathBuf)>,
+    /// The static program that starts what runs in containers (`mayfly-guest --launch`); without it
+    /// their engine is told all that they are given.
+    pub starter: Option<PathBuf>,
     /// Whether debug messages are logged, whatever the job says.
     pub debug: bool,
     /// Services for actions, where the machine has any.
@@ -128,6 +131,7 @@ impl Options {
             actions: Arc::new(NoActions),
             image: "of this sandbox".to_owned(),
             container_images: Vec::new(),
+            starter: None,
             debug: false,
             services: None,
             without_services: None,

@@ -217,6 +217,7 @@ impl JobRunner {
         options.node = node.iter().map(version).collect();
         options.actions = Arc::clone(&self.actions);
         options.container_images = self.images.entries();
+        options.starter = Some(self.launcher.agent());
         options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
         options
     }

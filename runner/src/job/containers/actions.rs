@@ -11,12 +11,18 @@ use crate::{
         actions::Action, files::bounded, layout::Layout, log::StepLog, process::Stop,
         reporter::Reporter, shared::Shared,
     },
-    sandbox::{ExecEvent, ExecRequest, Sandbox},
+    sandbox::{ExecRequest, Sandbox},
 };
 
 use super::{
-    Call, Client, ContainerError, Containers, Docker, Paths, client::SOCKET, display_name, spec,
+    Call, Client, ContainerError, Containers, Docker, Paths,
+    client::SOCKET,
+    display_name, spec,
+    starter::{Given, whole_command},
 };
+
+/// What the folder of the environment files is called in an action's container.
+const FILE_COMMANDS: &str = "/github/file_commands";
 
 /// The image of an action, and what it is known by in a job.
 pub(in crate::job) struct WantedImage<'a> {
@@ -72,6 +78,7 @@ pub(in crate::job) struct ActionContainer {
     pub(in crate::job) paths: Paths,
     client: Client,
     name: String,
+    shown: Vec<String>,
     arguments: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -148,55 +155,116 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
     ) -> Result<ActionContainer, ContainerError> {
         let engine = &self.containers.engine;
         let client = engine.client(self.sandbox, self.options, &self.programs);
+        let client = client.await?;
         let paths = action_paths(layout, file_commands);
-        let name = display_name("", stage.image);
-        let mut arguments: Vec<String> = ["run", "--name", &name, "--label"]
-            .map(str::to_owned)
-            .into();
-        let mut add =
-            |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
-        add(&[
-            &self.containers.label,
-            "--workdir",
-            "/github/workspace",
-            "--rm",
-        ]);
         let mut env = stage.env;
         env.insert("GITHUB_ACTIONS".to_owned(), "true".to_owned());
         env.entry("CI".to_owned())
             .or_insert_with(|| "true".to_owned());
-        for key in env.keys() {
-            add(&["-e", key]);
-        }
-        if let Some(entrypoint) = stage.entrypoint {
-            add(&["--entrypoint", entrypoint]);
-        }
-        if let Some(network) = self.containers.network.get() {
-            add(&["--network", network]);
-        }
-        add(&["-v", &format!("{SOCKET}:{SOCKET}")]);
-        for (outside, inside) in mounts(layout, file_commands) {
-            add(&["-v", &format!("{outside}:{inside}")]);
-        }
-        add(&[stage.image]);
-        arguments.extend(stage.arguments);
         let env = env.into_iter();
-        Ok(ActionContainer {
-            client: client.await?,
-            name,
-            arguments,
-            env: env
-                .map(|(key, value)| (key, paths.inside(&value)))
-                .collect(),
+        let env: Vec<_> = env
+            .map(|(key, value)| (key, paths.inside(&value)))
+            .collect();
+        let options = self.run_options(stage.image, layout, file_commands);
+        let mut container = ActionContainer {
+            shown: run_arguments(
+                &options,
+                &env,
+                stage.entrypoint,
+                stage.image,
+                &stage.arguments,
+            ),
+            arguments: Vec::new(),
+            name: options.name.clone(),
+            client,
+            env,
             paths,
-        })
+        };
+        let Some(program) = &self.options.starter else {
+            container.arguments.clone_from(&container.shown);
+            return Ok(container);
+        };
+        let image = match stage.entrypoint {
+            Some(_) => (Vec::new(), Vec::new()),
+            None => self.image_command(&container.client, stage.image).await?,
+        };
+        let argv = whole_command(stage.entrypoint, &stage.arguments, image);
+        if argv.is_empty() {
+            return Err(ContainerError::NoCommand(stage.image.to_owned()));
+        }
+        let given = Given {
+            env: &std::mem::take(&mut container.env),
+            argv: &argv,
+            folder: (file_commands, FILE_COMMANDS),
+        };
+        let start = self.start_with(program, given).await?;
+        let mut options = options;
+        options.mounts.push(start.mount);
+        container.arguments = run_arguments(
+            &options,
+            &[],
+            Some(start.entrypoint),
+            stage.image,
+            &start.arguments,
+        );
+        Ok(container)
+    }
+
+    /// What a stage's container is run with, whatever runs in it.
+    fn run_options(&self, image: &str, layout: &Layout, file_commands: &str) -> RunOptions<'_> {
+        let mounts = mounts(layout, file_commands).into_iter();
+        let mounts = mounts.map(|(outside, inside)| format!("{outside}:{inside}"));
+        RunOptions {
+            name: display_name("", image),
+            label: &self.containers.label,
+            network: self.containers.network.get().map(String::as_str),
+            mounts: [format!("{SOCKET}:{SOCKET}")]
+                .into_iter()
+                .chain(mounts)
+                .collect(),
+        }
     }
 }
 
+struct RunOptions<'a> {
+    name: String,
+    label: &'a str,
+    network: Option<&'a str>,
+    mounts: Vec<String>,
+}
+
+/// The arguments of Docker's client, in the order in which GitHub's runner gives them.
+fn run_arguments(
+    options: &RunOptions<'_>,
+    env: &[(String, String)],
+    entrypoint: Option<&str>,
+    image: &str,
+    arguments: &[String],
+) -> Vec<String> {
+    let mut words = vec!["run", "--name", &options.name, "--label", options.label];
+    words.extend(["--workdir", "/github/workspace", "--rm"]);
+    words.extend(env.iter().flat_map(|(name, _)| ["-e", name]));
+    words.extend(
+        entrypoint
+            .iter()
+            .flat_map(|entrypoint| ["--entrypoint", entrypoint]),
+    );
+    words.extend(
+        options
+            .network
+            .iter()
+            .flat_map(|network| ["--network", network]),
+    );
+    words.extend(options.mounts.iter().flat_map(|mount| ["-v", mount]));
+    words.push(image);
+    words.extend(arguments.iter().map(String::as_str));
+    words.into_iter().map(str::to_owned).collect()
+}
+
 impl ActionContainer {
-    /// The command line as people read it.
+    /// The command line as people read it: that of GitHub's runner.
     pub(in crate::job) fn shown(&self) -> String {
-        self.client.shown(&self.arguments)
+        self.client.shown(&self.shown)
     }
 
     /// The process that runs the container to its end.
@@ -211,18 +279,10 @@ impl ActionContainer {
         &self,
         sandbox: &S,
     ) -> Result<(), ContainerError> {
-        let arguments = ["rm", "--force", &self.name].map(str::to_owned).into();
-        let request = self.client.request(arguments, Vec::new());
-        let removed = async {
-            let mut exec = sandbox.exec(request).await?;
-            while let Some(event) = exec.events.recv().await {
-                if let ExecEvent::Exited(_) = event {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        Ok(bounded("removing the container of a step", removed).await?)
+        let remove = ["rm", "--force", &self.name];
+        let removed = self.client.quiet(sandbox, &remove);
+        bounded("removing the container of a step", removed).await?;
+        Ok(())
     }
 }
 
@@ -232,7 +292,7 @@ fn mounts(layout: &Layout, file_commands: &str) -> [(String, &'static str); 5] {
         (layout.temp.clone(), "/github/runner_temp"),
         (layout.github_home(), "/github/home"),
         (layout.github_workflow(), "/github/workflow"),
-        (file_commands.to_owned(), "/github/file_commands"),
+        (file_commands.to_owned(), FILE_COMMANDS),
         (layout.workspace.clone(), "/github/workspace"),
     ]
 }

@@ -14,6 +14,7 @@ mod prepare;
 mod records;
 mod spec;
 mod start;
+mod starter;
 
 use std::{
     collections::HashMap,
@@ -72,6 +73,20 @@ pub(super) enum ContainerError {
         /// The client's exit code.
         code: i32,
     },
+    /// Nothing says what is to run in a container.
+    #[error("The image {0} has no command, and neither the action nor the step has one")]
+    NoCommand(String),
+    /// A variable or an argument that no process can have.
+    #[error("A variable or an argument of the container holds a zero byte")]
+    Zero,
+    /// The program that starts what runs in containers cannot be read.
+    #[error("reading {}: {error}; is Mayfly installed as a whole?", path.display())]
+    Starter {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        error: std::io::Error,
+    },
     /// The client said something else than it should.
     #[error("Docker {0} did not say what was made")]
     Answer(&'static str),
@@ -127,6 +142,8 @@ pub(super) struct Containers {
     made: Mutex<Vec<(String, String)>>,
     /// Images of actions that were built or got: what they are called, by what they are known by.
     prepared: Mutex<HashMap<String, String>>,
+    /// Set once what starts the stages of actions is in the sandbox.
+    starter: tokio::sync::OnceCell<()>,
     /// Images that came from archives: what they are called, by the reference they stand for.
     loaded: Mutex<HashMap<String, String>>,
 }
@@ -141,6 +158,7 @@ impl Default for Containers {
             job: OnceLock::new(),
             made: Mutex::default(),
             prepared: Mutex::default(),
+            starter: tokio::sync::OnceCell::new(),
             loaded: Mutex::default(),
         }
     }

@@ -6,6 +6,8 @@ use super::{
     actions::{Memory, uses},
     *,
 };
+use mayfly_guest::launch::Launch;
+
 use crate::job::request::StepAction;
 
 const DOCKER: &str = "/usr/bin/docker";
@@ -47,6 +49,7 @@ fn job(
         }
         Some(match request.argv[1].as_str() {
             "version" => Reply::stdout("1.41 1.41\n").then_exit(0),
+            "image" => Reply::stdout("[[\"/entry\",\"-x\"],[\"unused\"]]\n").then_exit(0),
             "pull" if request.argv[2] == "gone:1" => Reply::exit(1),
             "run" => container(request, files),
             _ => Reply::exit(0),
@@ -281,6 +284,58 @@ async fn a_container_that_fails_fails_its_step_and_one_that_is_stopped_is_remove
     assert_eq!(removed[2..], ["--force", run[3].as_str()]);
     let log = slow.reporter.lines(3).join("\n");
     assert!(log.contains("has timed out after 0.001 minutes"), "{log}");
+}
+
+#[tokio::test]
+async fn the_engine_is_not_told_what_a_container_is_given() {
+    let mut step = image("", "a:1", &[("args", "-p hush")]);
+    step.environment = Some(strings(&[("TOKEN", "${{ secrets.TOKEN }}")]));
+    let mut job = job(vec![step], &[], &[], |request, files| {
+        let inside = request.argv.last().expect("a file");
+        let name = inside.strip_prefix("/github/file_commands/").expect(inside);
+        let path = format!("/home/runner/work/_temp/_runner_file_commands/{name}");
+        let launch = Launch::read(&files.remove(&path).expect("is there").1).expect("well formed");
+        let env = |wanted: &str| launch.env.iter().find(|(name, _)| name == wanted).cloned();
+        assert_eq!(env("TOKEN").expect("is given").1, "hush");
+        assert_eq!(
+            env("GITHUB_WORKSPACE").expect("is given").1,
+            "/github/workspace"
+        );
+        assert_eq!(launch.argv, ["/entry", "-x", "-p", "hush"]);
+        Reply::exit(0)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("agent");
+    std::fs::write(&program, "a program").unwrap();
+    job.options.starter = Some(program);
+    job.secret("TOKEN", "hush");
+    let outcome = job.execute().await;
+    let log = job.reporter.lines(3).join("\n");
+    assert_eq!(outcome.result, Conclusion::Success, "{log}");
+    assert_eq!(job.sandbox.get("/run/mayfly/start").unwrap(), b"a program");
+    let request = &calls(&job, "run")[0];
+    let (options, arguments) = around(request, "a:1");
+    assert!(
+        options.ends_with(" -v /run/mayfly/start:/.mayfly/start:ro"),
+        "{options}"
+    );
+    assert!(
+        options.contains(" --entrypoint /.mayfly/start "),
+        "{options}"
+    );
+    assert_eq!(arguments[0], "--launch");
+    for exec in job.sandbox.execs() {
+        assert!(
+            exec.argv.iter().all(|word| !word.contains("hush")),
+            "{exec:?}"
+        );
+        assert_eq!(env(&exec, "TOKEN"), None, "{exec:?}");
+    }
+    assert!(
+        log.contains(" -e TOKEN "),
+        "the log has GitHub's words: {log}"
+    );
+    assert!(log.contains(" a:1 -p ***"), "{log}");
 }
 
 #[tokio::test]
