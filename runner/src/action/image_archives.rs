@@ -1,6 +1,7 @@
 //! Archives of this machine that stand for container images (`--container-image REF=ARCHIVE`).
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -67,6 +68,12 @@ impl ImageArchives {
         self.entries.iter().any(|(known, _)| same(known, image))
     }
 
+    /// The keys of the images: what a person gives is trusted without a digest.
+    #[must_use]
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.entries.iter().map(|(known, _)| known.key()).collect()
+    }
+
     /// All of them, by the reference as it was written.
     #[must_use]
     pub fn entries(&self) -> Vec<(String, PathBuf)> {
@@ -124,6 +131,7 @@ mod tests {
         let entries = archives.entries();
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].0, "docker.io/library/alpine:latest");
+        assert!(archives.keys().contains("ghcr.io/octo/tool:v1"));
         assert!(entries[0].1.ends_with("two.tar"));
         for (text, expected) in [
             ("alpine:latest", true),

@@ -164,7 +164,7 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     let (actions, refused): (Arc<dyn ActionSource>, _) = match &checkout {
         Ok(checkout) => {
             let source = &loaded.findings.source;
-            let (actions, refused) = args.pins.enforce(source, checkout, &folders)?;
+            let (actions, refused) = args.pins.enforce(source, checkout, &folders, &images)?;
             (Arc::new(actions), refused)
         }
         Err(_) => (folders, None),

@@ -1,6 +1,6 @@
 //! The pins of a run: all that its workflow refers to is resolved and judged before anything else.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -11,6 +11,7 @@ use crate::{
         find,
         folders::Folders,
         history::History,
+        image_archives::ImageArchives,
         policy::PinPolicy,
         resolve::{Locks, Offender, Root, Wrong},
         source::{GitMirror, Upstream},
@@ -42,6 +43,7 @@ impl PinArgs {
         workflow: &Source,
         checkout: &Arc<Checkout>,
         folders: &Arc<Folders>,
+        images: &ImageArchives,
     ) -> Result<(Pinned, Option<Failure>), Failure> {
         let settings = Settings::load().map_err(Failure::usage)?;
         let policy = self.pins.or(settings.actions.pins).unwrap_or_default();
@@ -61,7 +63,7 @@ impl PinArgs {
             locks: Locks::read(checkout.root()).map_err(Failure::usage)?,
             checkout: Some(Arc::clone(checkout)),
             given: Arc::clone(folders) as _,
-            given_images: BTreeSet::new(),
+            given_images: images.keys(),
         };
         let enforced = runtime()?.block_on(enforcer.enforce(vec![Root { file, found }]))?;
         Ok(judge(policy, enforced))
