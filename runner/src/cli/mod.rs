@@ -108,7 +108,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Exec(exec::ExecArgs),
     Image(image::ImageArgs),
     Snapshot(snapshot::SnapshotArgs),

@@ -1,6 +1,6 @@
 set -e
 echo "greet $1, $2 in $(pwd) as $(id -u)"
-echo "mode $MODE, ${#TOKEN} bytes of $TOKEN"
+echo "mode $MODE, a token of ${#TOKEN} bytes"
 [ "$HOME" = /github/home ] && [ -w "$HOME" ] && [ -S /var/run/docker.sock ] &&
     [ -s "$GITHUB_EVENT_PATH" ] && [ -d "$RUNNER_TEMP" ] && echo "paths are GitHub's"
 echo "said=hello $INPUT_WHO" >> "$GITHUB_OUTPUT"

@@ -1,2 +1,2 @@
 #!/bin/sh
-echo "post of $STATE_kept"
+echo "post of $STATE_kept${TOKEN:+ with $TOKEN}"
