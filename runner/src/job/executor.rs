@@ -24,7 +24,7 @@ use super::{
     request::{JobRequest, MaskHint, StepAction, Variable},
     shared::Shared,
     step::{Begun, Finished},
-    steps::{self, Programs},
+    steps::Programs,
     task::{Stage, Task},
     template::TemplateError,
 };
@@ -383,10 +383,4 @@ pub(super) fn register(posts: &mut Vec<(u32, Task)>, number: u32, new: Vec<Task>
             }
         }
     }
-}
-
-/// What of a request this version cannot do, before anything runs.
-#[must_use]
-pub fn unsupported(request: &JobRequest) -> Option<String> {
-    request.steps.iter().find_map(steps::unsupported)
 }

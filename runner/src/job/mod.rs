@@ -63,5 +63,5 @@ mod tests;
 mod words;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
-pub use executor::{execute, unsupported};
+pub use executor::execute;
 pub use options::{NodeVersion, Options, Services};

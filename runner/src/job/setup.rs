@@ -9,7 +9,7 @@ use super::{
     actions::ActionError,
     containers::ContainerError,
     contexts::JobContext,
-    executor::{JobRun, unsupported},
+    executor::JobRun,
     files::{Archive, bounded},
     log::StepLog,
     outcome::{Conclusion, StepRecord},
@@ -34,8 +34,6 @@ enum SetupError {
     Archive(#[from] std::io::Error),
     #[error("preparing the work folders in the sandbox: {0}")]
     Owner(#[from] OwnerError),
-    #[error("{0}")]
-    Unsupported(String),
     #[error("{0}")]
     Masks(String),
 }
@@ -89,12 +87,9 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     /// Prepares the job, its containers as far as its request tells, and its actions.
     async fn prepare_all(&mut self, log: &StepLog<'_, R>) -> Result<(), SetupError> {
         let Shared {
-            request,
-            options,
-            sandbox,
-            ..
+            options, sandbox, ..
         } = *self.shared;
-        prepare(request, options, sandbox, &mut self.context).await?;
+        prepare(options, sandbox, &mut self.context).await?;
         self.plan_containers().await?;
         Ok(self.actions(log).await?)
     }
@@ -159,14 +154,10 @@ async fn print_set_up<R: Reporter>(
 
 /// Refuses what this version cannot do, evaluates the job's own settings, makes its folders.
 async fn prepare<S: Sandbox>(
-    request: &JobRequest,
     options: &Options,
     sandbox: &S,
     context: &mut JobContext<'_>,
 ) -> Result<(), SetupError> {
-    if let Some(message) = unsupported(request) {
-        return Err(SetupError::Unsupported(message));
-    }
     context.evaluate_job()?;
     let layout = &context.layout;
     let mut archive = Archive::new();

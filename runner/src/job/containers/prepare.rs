@@ -5,13 +5,8 @@ use std::sync::Arc;
 use crate::{
     action::manifest::{DockerImage, Runs},
     job::{
-        actions::Action,
-        executor::JobRun,
-        outcome::Conclusion,
-        process::Stop,
-        reporter::Reporter,
-        request::StepAction,
-        shared::Shared,
+        actions::Action, executor::JobRun, outcome::Conclusion, process::Stop, reporter::Reporter,
+        request::StepAction, shared::Shared,
     },
     sandbox::{Sandbox, SandboxError},
 };

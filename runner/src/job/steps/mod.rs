@@ -100,9 +100,6 @@ pub(super) enum StepError {
     /// The job's container, in which the step runs.
     #[error(transparent)]
     Container(#[from] ContainerError),
-    /// A kind of step that this version does not have.
-    #[error("{0}")]
-    Unsupported(String),
 }
 
 impl StepError {
@@ -138,16 +135,13 @@ impl ActionEnd {
 pub(super) async fn run<S: Sandbox, R: Reporter>(
     run: &mut StepRun<'_, '_, S, R>,
 ) -> Result<ActionEnd, StepError> {
-    match unsupported(&run.task.step) {
-        Some(message) => Err(StepError::Unsupported(message)),
-        None => match &run.task.step.action {
-            StepAction::Repository { .. } => action(run).await,
-            StepAction::ContainerRegistry { image } => {
-                let image = image.clone();
-                docker::image(run, &image).await
-            }
-            _ => run::script(run).await,
-        },
+    match &run.task.step.action {
+        StepAction::Repository { .. } => action(run).await,
+        StepAction::ContainerRegistry { image } => {
+            let image = image.clone();
+            docker::image(run, &image).await
+        }
+        _ => run::script(run).await,
     }
 }
 
@@ -276,7 +270,6 @@ pub(super) fn default_name(step: &StepRequest, evaluator: &Evaluator<'_>) -> Str
             control_type,
             step_ids,
         } => control_name(control_type, &step_ids.join(", ")),
-        other => format!("Run {}", describe(other)),
     }
 }
 
@@ -287,21 +280,6 @@ fn control_name(control_type: &str, steps: &str) -> String {
         "cancel" => format!("Cancel {steps}"),
         other => format!("Run {other}"),
     }
-}
-
-/// Why this version cannot run a step, or nothing if it can.
-pub(super) fn unsupported(step: &StepRequest) -> Option<String> {
-    let what = match &step.action {
-        StepAction::Repository { .. }
-        | StepAction::Script
-        | StepAction::ContainerRegistry { .. }
-        | StepAction::BackgroundControl { .. } => return None,
-        other => describe(other),
-    };
-    Some(format!(
-        "This version of Mayfly cannot run {what}: only `run:` steps and \
-         actions are supported."
-    ))
 }
 
 /// Whether a step runs an action of the workspace.
