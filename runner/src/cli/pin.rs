@@ -1,269 +1,269 @@
-//! `mayfly pin`: `uses:` of workflow files rewritten to commit ids, looked up in a git mirror.
+//! `mayfly pin`: what workflows use, resolved to the end and written into lock files.
 //!
-//! Lock files are not written yet: a reference is pinned when it names a commit.
+//! The lock files are `.github/workflows/actions.lock`, GitHub's own, and `mayfly.lock` beside it.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
+mod annotate;
+mod files;
+mod report;
+mod write;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+use super::progress::Resolving;
 use super::{CommandResult, Exit, Failure};
-use crate::action::find::{self, Found, Target};
-use crate::action::reference::{Reference, RepositoryReference};
-use crate::action::rewrite::{Rewrite, rewrite};
-use crate::action::source::{GitMirror, Refs};
-use crate::printable;
-use crate::workflow::source::{MAX_FILE_BYTES, Source};
+use crate::action::lockfile::PinKey;
+use crate::action::resolve::{
+    Graph, KnownNumbers, Locks, Offender, Resolver, Update, Wrong, check,
+};
+use crate::action::source::{GitMirror, Upstream};
+use crate::action::store::ActionStore;
+use crate::checkout::Checkout;
+use crate::config::Installation;
+use files::File;
+use report::Report;
 
-/// Pins the actions that workflow files use themselves to commits.
+/// Pins what workflows use, followed to the end, in lock files.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  mayfly pin --check\n  mayfly pin --write-sha --mirror /srv/git .github/workflows/ci.yml\n\n\
-                        Exit codes: 0 all is pinned, 1 something is not, 2 a file or the command line is wrong,\n\
-                        3 the mirror does not answer."
+    after_help = "Examples:\n  mayfly pin                                 # lock what is new; what is locked stays\n  \
+                        mayfly pin --update actions/checkout       # take what its tags stand for now\n  \
+                        mayfly pin --write-sha ci.yml              # and write commit ids into the file\n  \
+                        mayfly pin --check --format github         # in CI\n\n\
+                        Exit codes: 0 all is pinned, 1 something is not, or is not what was locked, 2 a file or the\n\
+                        command line is wrong, 3 the source does not answer or this machine cannot do it."
 )]
 pub struct PinArgs {
-    /// Workflow files; without one, those in .github/workflows.
+    /// Workflow files, or action.yml of this repository; without one, those in .github/workflows.
     paths: Vec<PathBuf>,
-    /// Change nothing; fail on every reference that names no commit or digest.
-    #[arg(
-        long,
-        required_unless_present = "write_sha",
-        conflicts_with = "write_sha"
-    )]
+    /// Change nothing; fail on everything that is unpinned, stale, moved or cannot be verified.
+    #[arg(long, conflicts_with_all = ["write_sha", "update"])]
     check: bool,
+    /// Resolve locked references anew: `owner/repo@ref`, `owner/repo` or an image; without one, all.
+    #[arg(long, value_name = "REF", num_args = 0..)]
+    update: Option<Vec<String>>,
     /// Rewrite `uses: owner/repo@v4` to `@<commit> # v4.3.1`, all else byte for byte.
-    #[arg(long, requires = "mirror")]
+    #[arg(long)]
     write_sha: bool,
     /// Folder or URL below which the repositories lie as `owner/repo`, with or without `.git`.
     #[arg(long, value_name = "DIR|URL")]
     mirror: Option<String>,
+    /// Print one JSON object.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// Print annotations and write a step summary.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+}
+
+/// How to print for another program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// `::error file=…::` and `GITHUB_STEP_SUMMARY`.
+    Github,
 }
 
 pub fn pin(args: &PinArgs) -> CommandResult {
-    let files = files(&args.paths)?;
+    let store = ActionStore::at(Installation::locate()?.actions());
+    let upstream = upstream(args)?;
+    let folder = args.paths.first().map(|path| files::folder_of(path));
+    let checkout = Checkout::containing(&folder.unwrap_or_else(|| ".".into()));
+    let work = Work {
+        args,
+        upstream,
+        store,
+        checkout: checkout.ok().map(Arc::new),
+    };
+    super::runtime()?.block_on(work.run())
+}
+
+/// Where repositories are looked up.
+fn upstream(args: &PinArgs) -> Result<Arc<dyn Upstream>, Failure> {
     match &args.mirror {
-        Some(base) if args.write_sha => super::runtime()?.block_on(write(base, files)),
-        _ => Ok(check(&files)),
+        Some(base) => Ok(Arc::new(GitMirror::open(base).map_err(Failure::usage)?)),
+        None => Err(Failure::usage(anyhow::anyhow!(
+            "name a mirror with `--mirror DIR|URL`"
+        ))),
     }
 }
 
-struct File {
-    path: PathBuf,
-    text: String,
-    found: Vec<Found>,
+struct Work<'a> {
+    args: &'a PinArgs,
+    upstream: Arc<dyn Upstream>,
+    store: ActionStore,
+    checkout: Option<Arc<Checkout>>,
 }
 
-fn files(paths: &[PathBuf]) -> Result<Vec<File>, Failure> {
-    let mut paths = paths.to_vec();
-    if paths.is_empty() {
-        let workflow = |path: &PathBuf| {
-            path.extension()
-                .is_some_and(|extension| extension == "yml" || extension == "yaml")
-        };
-        let folder = Path::new(".github/workflows");
-        let listed = std::fs::read_dir(folder).map_err(|error| {
-            Failure::usage(anyhow::anyhow!(
-                "cannot list {}: {error}; name workflow files",
-                folder.display()
-            ))
-        })?;
-        paths = listed
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(workflow)
-            .collect();
-        paths.sort();
-    }
-    paths.into_iter().map(file).collect()
-}
-
-fn file(path: PathBuf) -> Result<File, Failure> {
-    let failed =
-        |why: String| Failure::usage(anyhow::anyhow!("cannot read {}: {why}", path.display()));
-    let length = std::fs::metadata(&path)
-        .map_err(|error| failed(error.to_string()))?
-        .len();
-    if length > MAX_FILE_BYTES as u64 {
-        return Err(failed(format!(
-            "it is longer than the {MAX_FILE_BYTES} bytes a workflow may have"
-        )));
-    }
-    let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-    let found = find::in_workflow(&Source::new(&path, text.as_str())).map_err(Failure::usage)?;
-    Ok(File { path, text, found })
-}
-
-/// Why a reference is not pinned; nothing if it is, or belongs to the repository itself.
-fn unpinned(found: &Found) -> Option<String> {
-    match &found.target {
-        Err(error) => Some(error.to_string()),
-        Ok(Target::Use(reference) | Target::Call(reference)) => match reference {
-            Reference::Repository(action) if action.commit().is_none() => Some(format!(
-                "`{action}` names no commit; run `mayfly pin --write-sha`"
-            )),
-            Reference::Image(image) if image.digest.is_none() => Some(format!(
-                "the image `{image}` has no digest; write `{image}@sha256:…`"
-            )),
-            _ => None,
-        },
-        Ok(Target::Dockerfile(_)) => None,
-    }
-}
-
-fn check(files: &[File]) -> Exit {
-    let mut exit = Exit::Success;
-    for file in files {
-        for found in &file.found {
-            if let Some(why) = unpinned(found) {
-                let (path, line, column) = (file.path.display(), found.line, found.column);
-                println!(
-                    "{}",
-                    printable::line(&format!("{path}:{line}:{column}: {why}"))
-                );
-                exit = Exit::Failed;
+impl Work<'_> {
+    async fn run(&self) -> CommandResult {
+        let root = self
+            .checkout
+            .as_ref()
+            .map(|checkout| checkout.root().to_owned());
+        let files = files::read(&self.args.paths, root.as_deref())?;
+        let locks = root
+            .as_deref()
+            .map(Locks::read)
+            .transpose()
+            .map_err(Failure::usage)?;
+        let locks = locks.unwrap_or_default();
+        let graph = self
+            .resolver(locks.clone())
+            .resolve(files::roots(&files))
+            .await;
+        let whole = self.args.paths.is_empty();
+        if self.args.check {
+            let offenders = check(&graph, &locks, whole);
+            return self.tell(Report::new(graph, offenders, &locks), Vec::new());
+        }
+        let mut report = Report::new(graph, Vec::new(), &locks);
+        report.offenders.clone_from(&report.graph.offenders);
+        // Bytes that are not what they should be, or a source that does not answer: nothing is written.
+        if exit(&report.offenders) != Exit::Success
+            && report
+                .offenders
+                .iter()
+                .any(|offender| matches!(offender.wrong, Wrong::Tampered | Wrong::Unreachable))
+        {
+            return self.tell(report, Vec::new());
+        }
+        let mut written = Vec::new();
+        if self.args.write_sha {
+            written.extend(self.write_sha(&files, &mut report).await?);
+        }
+        match &root {
+            Some(root) => written.extend(self.lock(root, &mut report, locks, whole).await?),
+            None if self.args.write_sha => {}
+            None => {
+                let why =
+                    "lock files belong to a git checkout, and this is none; run the command in one";
+                return Err(Failure::usage(anyhow::anyhow!(why)));
             }
         }
+        self.tell(report, written)
     }
-    exit
-}
 
-async fn write(base: &str, files: Vec<File>) -> CommandResult {
-    let mirror = GitMirror::open(base).map_err(Failure::usage)?;
-    let mut known: BTreeMap<String, Refs> = BTreeMap::new();
-    let mut written = Vec::new();
-    for file in &files {
-        let mut rewrites = Vec::new();
-        for found in &file.found {
-            let (
-                Ok(
-                    Target::Use(Reference::Repository(action))
-                    | Target::Call(Reference::Repository(action)),
-                ),
-                Some(span),
-            ) = (&found.target, &found.span)
-            else {
+    fn resolver(&self, locks: Locks) -> Resolver {
+        let update = match &self.args.update {
+            None => Update::Nothing,
+            Some(names) if names.is_empty() => Update::All,
+            Some(names) => Update::Only(names.iter().map(|name| update_name(name)).collect()),
+        };
+        Resolver::new(Arc::clone(&self.upstream), self.store.clone(), locks)
+            .in_checkout(self.checkout.clone())
+            .update(update)
+            .on_progress(Resolving::new().into_callback())
+    }
+
+    /// Rewrites the files to commit ids, and resolves what they say then.
+    async fn write_sha(
+        &self,
+        files: &[File],
+        report: &mut Report,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let rewritten = write::rewritten(files, &report.graph)?;
+        write::replace_all(&rewritten)?;
+        let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
+        let root = self
+            .checkout
+            .as_ref()
+            .map(|checkout| checkout.root().to_owned());
+        let files = files::read(&paths, root.as_deref())?;
+        // All is known already, and where tags stand was asked: nothing is looked up again.
+        let known = Locks::knowing(&report.graph);
+        let resolver = Resolver::new(Arc::clone(&self.upstream), self.store.clone(), known);
+        let resolver = resolver.in_checkout(self.checkout.clone()).ask(false);
+        report.graph = resolver.resolve(files::roots(&files)).await;
+        report.offenders.clone_from(&report.graph.offenders);
+        Ok(rewritten.into_iter().map(|(path, _)| path).collect())
+    }
+
+    /// Writes the lock files, those that changed.
+    async fn lock(
+        &self,
+        root: &Path,
+        report: &mut Report,
+        locks: Locks,
+        whole: bool,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let known = locks.workflows().into_iter();
+        let gone = known.filter(|path| match whole {
+            true => !report.graph.roots.contains_key(path),
+            false => !root.join(path).is_file(),
+        });
+        let gone: BTreeSet<String> = gone.collect();
+        let numbers = self.numbers(&report.graph, &locks).await?;
+        let mut new = locks.clone();
+        report.notes = new.put(&report.graph, &numbers, &gone);
+        report.removed = removed(&locks, &new);
+        write::lock_files(root, &new)
+    }
+
+    /// GitHub's numbers of all repositories, where the source knows them or the lock has them.
+    async fn numbers(&self, graph: &Graph, locks: &Locks) -> Result<KnownNumbers, Failure> {
+        let mut known = locks.numbers();
+        for entry in graph.entries.values() {
+            let Some(pin) = entry.pin.as_ref().and_then(|pin| pin.action()) else {
                 continue;
             };
-            if action.commit().is_some() {
-                continue;
+            let key = pin.repository.key();
+            if !known.contains_key(&key)
+                && let Some(numbers) = self.upstream.numbers(&pin.repository).await?
+            {
+                known.insert(key, numbers);
             }
-            let (commit, version) = resolve(&mirror, &mut known, action).await?;
-            println!(
-                "{commit} {:<12} {}",
-                printable::line(&version),
-                printable::line(&action.to_string())
-            );
-            rewrites.push(Rewrite {
-                span: span.clone(),
-                commit,
-                version,
-            });
         }
-        let new = rewrite(&file.path.display().to_string(), &file.text, &rewrites)
-            .map_err(Failure::usage)?;
-        if new != file.text {
-            written.push((&file.path, new));
+        Ok(known)
+    }
+
+    fn tell(&self, mut report: Report, written: Vec<PathBuf>) -> CommandResult {
+        report.written = written;
+        if self.args.json {
+            println!("{}", serde_json::to_string_pretty(&report.json())?);
+        } else if self.args.format == Some(Format::Github) {
+            annotate::print(&report)?;
+        } else {
+            report.print();
         }
+        Ok(exit(&report.offenders))
     }
-    // Nothing is written before all is known.
-    for (path, new) in written {
-        replace(path, &new)?;
-    }
-    let files = files
-        .into_iter()
-        .map(|old| file(old.path))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(check(&files))
 }
 
-/// The commit of a reference and the most exact name that it has.
-async fn resolve(
-    mirror: &GitMirror,
-    known: &mut BTreeMap<String, Refs>,
-    action: &RepositoryReference,
-) -> Result<(String, String), Failure> {
-    let key = action.repository.key();
-    if !known.contains_key(&key) {
-        known.insert(key.clone(), mirror.refs(&action.repository).await?);
+/// What offenders mean for the caller: only where nothing but the source failed, it is that.
+fn exit(offenders: &[Offender]) -> Exit {
+    let unreachable = |offender: &Offender| offender.wrong == Wrong::Unreachable;
+    match offenders {
+        [] => Exit::Success,
+        offenders if offenders.iter().all(unreachable) => Exit::Machine,
+        _ => Exit::Failed,
     }
-    let refs = known.get(&key);
-    let commit = refs
-        .and_then(|refs| refs.commit(&action.reference))
-        .ok_or_else(|| {
-            let (repository, reference) = (&action.repository, &action.reference);
-            Failure::usage(anyhow::anyhow!(
-                "{repository} has no tag or branch `{reference}`; is the mirror up to date?"
-            ))
-        })?;
-    let best = refs
-        .and_then(|refs| refs.best(commit))
-        .unwrap_or(&action.reference);
-    Ok((commit.to_owned(), best.to_owned()))
 }
 
-/// Puts a file's new text in its place whole, with the permissions that it had.
-fn replace(path: &Path, text: &str) -> Result<(), Failure> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file()
-        .set_permissions(std::fs::metadata(path)?.permissions())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+/// A name of `--update` as keys are spelled: repositories in lower case, images in full.
+fn update_name(name: &str) -> String {
+    let short = name.strip_prefix("docker://").unwrap_or(name);
+    match PinKey::parse(name) {
+        Some(key @ PinKey::Action(_)) => key.to_string(),
+        _ => match crate::action::reference::RepositoryName::parse(name) {
+            Some(repository) => repository.key(),
+            None => crate::action::image::ImageReference::parse(short)
+                .map_or_else(|_| name.to_owned(), |image| image.key()),
+        },
+    }
+}
+
+/// Entries that are in the lock no more.
+fn removed(old: &Locks, new: &Locks) -> Vec<PinKey> {
+    let keys = |locks: &Locks| -> BTreeSet<PinKey> {
+        let own = locks.companion.iter().flat_map(|lock| lock.keys());
+        let github = locks.actions.iter().flat_map(|lock| lock.dependencies());
+        own.chain(github.map(PinKey::Action)).collect()
+    };
+    keys(old).difference(&keys(new)).cloned().collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-
-    #[test]
-    fn references_are_rewritten_from_a_mirror_and_checked() {
-        let folder = tempfile::tempdir().unwrap();
-        let repository = folder.path().join("octo/tool");
-        std::fs::create_dir_all(&repository).unwrap();
-        let git = |arguments: &[&str]| -> String {
-            let output = Command::new("git")
-                .args(["-c", "user.name=a", "-c", "user.email=a@example.com"])
-                .args(arguments)
-                .current_dir(&repository)
-                .output()
-                .unwrap();
-            assert!(output.status.success());
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        };
-        git(&["init", "-q"]);
-        git(&["commit", "-q", "--allow-empty", "-m", "x"]);
-        git(&["tag", "v1"]);
-        git(&["tag", "v1.2.3"]);
-        let commit = git(&["rev-parse", "HEAD"]);
-        let path = folder.path().join("ci.yml");
-        let text =
-            "jobs:\n  a:\n    steps:\n      - uses: octo/tool/sub@v1 # why\n      - uses: ./own\n";
-        std::fs::write(&path, text).unwrap();
-        let args = |write_sha: bool| PinArgs {
-            paths: vec![path.clone()],
-            check: !write_sha,
-            write_sha,
-            mirror: write_sha.then(|| folder.path().display().to_string()),
-        };
-        assert_eq!(pin(&args(false)).unwrap(), Exit::Failed);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-        assert_eq!(pin(&args(true)).unwrap(), Exit::Success);
-        let expected = text.replace("@v1 #", &format!("@{commit} # v1.2.3 #"));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
-        assert_eq!(pin(&args(false)).unwrap(), Exit::Success);
-        // A tag that is not there: nothing is written.
-        let gone =
-            "jobs:\n  a:\n    steps:\n      - uses: octo/tool@v1\n      - uses: octo/tool@v9\n";
-        std::fs::write(&path, gone).unwrap();
-        assert_eq!(pin(&args(true)).unwrap_err().exit, Exit::Usage);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), gone);
-    }
-}
+mod tests;

@@ -2,11 +2,17 @@
 
 use std::{
     io::{self, IsTerminal},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mayfly_images::progress::Event;
+
+use crate::{
+    action::resolve::{OnProgress, Progress},
+    printable,
+};
 
 /// Shows the steps of one long operation.
 #[derive(Debug)]
@@ -79,6 +85,43 @@ impl Steps {
             bar.set_length(total);
         }
         bar.set_position(bytes);
+    }
+}
+
+/// Shows how many references are resolved: a bar on a terminal, nothing elsewhere.
+#[derive(Debug)]
+pub struct Resolving {
+    bar: Option<ProgressBar>,
+}
+
+impl Resolving {
+    /// A display that shows nothing until something is resolved.
+    pub fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{spinner} {pos}/{len} {wide_msg}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+            ProgressBar::no_length().with_style(style)
+        });
+        Self { bar }
+    }
+
+    /// What the resolver calls; the display ends when it is dropped.
+    pub fn into_callback(self) -> OnProgress {
+        Arc::new(move |progress: &Progress| {
+            if let Some(bar) = &self.bar {
+                bar.set_length(progress.known as u64);
+                bar.set_position(progress.done as u64);
+                bar.set_message(printable::line(&progress.name));
+            }
+        })
+    }
+}
+
+impl Drop for Resolving {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use super::graph::{Graph, Pin};
+use super::put::{action_pin, image_pin};
 use crate::action::digest::{CommitId, ContentDigest, TreeId};
 use crate::action::lockfile::{
     ACTIONS_LOCK, ActionsLock, Companion, ImagePin, LocalPin, LockfileError, MAX_BYTES,
@@ -103,6 +105,33 @@ impl Locks {
                 resolved: None,
                 other: own.map(|own| own.commit),
             }),
+        }
+    }
+
+    /// Locks that know everything of a graph, and each commit by its id, too (`owner/repo@<commit>`): for
+    /// files whose tags were rewritten to commits.
+    #[must_use]
+    pub fn knowing(graph: &Graph) -> Self {
+        let mut companion = Companion::default();
+        for (key, entry) in &graph.entries {
+            match (key, &entry.pin) {
+                (PinKey::Action(key), Some(Pin::Action(pin))) => {
+                    let by_id = ActionKey::parse(&format!("{}@{}", pin.repository, pin.commit));
+                    for key in by_id.iter().chain([key]) {
+                        companion.set_action(key, &action_pin(pin, entry.uses.clone()));
+                    }
+                }
+                (PinKey::Image(key), Some(Pin::Image(pin))) => {
+                    if let Some(pin) = image_pin(pin) {
+                        companion.set_image(key, &pin);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self {
+            actions: None,
+            companion: Some(companion),
         }
     }
 

@@ -6,10 +6,12 @@
 //! not know, and whether a tag or branch still stands where it was locked. Nothing ends at the first
 //! offender: the graph has them all.
 
+mod check;
 mod graph;
 mod local;
 mod locks;
 mod pins;
+mod put;
 mod read;
 mod shape;
 mod walk;
@@ -27,8 +29,10 @@ use super::source::Upstream;
 use super::store::ActionStore;
 use crate::checkout::Checkout;
 
+pub use check::check;
 pub use graph::{Entry, FetchedPin, Graph, Mention, Offender, Pin, PinnedImage, Wrong};
 pub use locks::{LockedAction, Locks, LocksError};
+pub use put::KnownNumbers;
 
 /// How deep actions may use each other, and workflows call each other, as on GitHub.
 pub const MAX_DEPTH: usize = 10;
@@ -213,4 +217,4 @@ impl Update {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
