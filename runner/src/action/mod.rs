@@ -12,10 +12,13 @@ pub mod history;
 pub mod image;
 pub mod image_archives;
 pub mod lockfile;
+#[cfg(test)]
+pub(crate) mod loopback;
 pub mod manifest;
 pub mod own;
 pub mod policy;
 pub mod reference;
+pub mod registry;
 pub mod resolve;
 pub mod rewrite;
 pub mod source;

@@ -12,17 +12,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use super::progress::Resolving;
 use super::{CommandResult, Exit, Failure};
 use crate::action::lockfile::PinKey;
+use crate::action::registry::Registries;
 use crate::action::resolve::{
     Graph, KnownNumbers, Locks, Offender, Resolver, Update, Wrong, check,
 };
-use crate::action::source::{GitMirror, Upstream};
+use crate::action::source::{GITHUB_API, GitHub, GitMirror, Upstream};
 use crate::action::store::ActionStore;
 use crate::checkout::Checkout;
-use crate::config::Installation;
+use crate::config::{Installation, Settings};
 use files::File;
 use report::Report;
 
@@ -51,6 +54,12 @@ pub struct PinArgs {
     /// Folder or URL below which the repositories lie as `owner/repo`, with or without `.git`.
     #[arg(long, value_name = "DIR|URL")]
     mirror: Option<String>,
+    /// Without a mirror: GitHub's API, github.com's or that of an Enterprise Server.
+    #[arg(long, value_name = "URL", env = "GITHUB_API_URL", default_value = GITHUB_API)]
+    api_url: String,
+    /// File that holds a token for the API; without one, that of GITHUB_TOKEN, or none.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long, conflicts_with = "format")]
     json: bool,
@@ -74,25 +83,57 @@ pub fn pin(args: &PinArgs) -> CommandResult {
     let work = Work {
         args,
         upstream,
+        registries: Registries::new().map_err(|why| anyhow::anyhow!(why))?,
         store,
         checkout: checkout.ok().map(Arc::new),
     };
     super::runtime()?.block_on(work.run())
 }
 
-/// Where repositories are looked up.
+/// Where repositories are looked up: in the mirror of the command line or of the configuration, else on
+/// GitHub.
 fn upstream(args: &PinArgs) -> Result<Arc<dyn Upstream>, Failure> {
-    match &args.mirror {
-        Some(base) => Ok(Arc::new(GitMirror::open(base).map_err(Failure::usage)?)),
-        None => Err(Failure::usage(anyhow::anyhow!(
-            "name a mirror with `--mirror DIR|URL`"
-        ))),
+    let settings = Settings::load().map_err(Failure::usage)?;
+    if let Some(base) = args.mirror.as_ref().or(settings.actions.mirror.as_ref()) {
+        return Ok(Arc::new(GitMirror::open(base).map_err(Failure::usage)?));
     }
+    let token = token(args.token_file.as_deref())?;
+    let github = GitHub::open(&args.api_url, token).map_err(Failure::usage)?;
+    Ok(Arc::new(github))
+}
+
+/// The token for GitHub's API, from a file or the environment: never from the command line, which
+/// everybody on the machine can read.
+fn token(file: Option<&Path>) -> Result<Option<SecretString>, Failure> {
+    let text = match file {
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            Some(read.map_err(|error| {
+                Failure::usage(anyhow::anyhow!(
+                    "cannot read the token in {}: {error}",
+                    path.display()
+                ))
+            })?)
+        }
+        None => std::env::var("GITHUB_TOKEN").ok(),
+    };
+    let text = text.map(Zeroizing::new);
+    let token = text
+        .as_deref()
+        .map(|text| text.trim())
+        .filter(|token| !token.is_empty());
+    if token.is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "the token for GitHub's API has characters that no token has; look at its file or GITHUB_TOKEN"
+        )));
+    }
+    Ok(token.map(SecretString::from))
 }
 
 struct Work<'a> {
     args: &'a PinArgs,
     upstream: Arc<dyn Upstream>,
+    registries: Registries,
     store: ActionStore,
     checkout: Option<Arc<Checkout>>,
 }
@@ -154,6 +195,7 @@ impl Work<'_> {
         };
         Resolver::new(Arc::clone(&self.upstream), self.store.clone(), locks)
             .in_checkout(self.checkout.clone())
+            .registries(self.registries.clone())
             .update(update)
             .on_progress(Resolving::new().into_callback())
     }

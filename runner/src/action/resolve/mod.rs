@@ -25,6 +25,7 @@ use super::digest::CommitId;
 use super::find::Found;
 use super::lockfile::PinKey;
 use super::reference::ActionKey;
+use super::registry::Registries;
 use super::source::Upstream;
 use super::store::ActionStore;
 use crate::checkout::Checkout;
@@ -104,6 +105,7 @@ pub struct Resolver {
     ask: bool,
     given: Arc<dyn ActionSource>,
     remembered: Arc<Remembered>,
+    registries: Option<Registries>,
     now: String,
     progress: Option<OnProgress>,
 }
@@ -136,6 +138,7 @@ impl Resolver {
             ask: true,
             given: Arc::new(NoActions),
             remembered: Arc::default(),
+            registries: None,
             now: now.to_string(),
             progress: None,
         }
@@ -176,6 +179,13 @@ impl Resolver {
     pub fn remembering(self, remembered: Remembered) -> Self {
         let remembered = Arc::new(remembered);
         Self { remembered, ..self }
+    }
+
+    /// With registries to ask about images; without, only the lock and the digest in a reference count.
+    #[must_use]
+    pub fn registries(self, registries: Registries) -> Self {
+        let registries = Some(registries);
+        Self { registries, ..self }
     }
 
     /// With somebody to be told about progress.

@@ -5,8 +5,9 @@ use super::locks::LockedAction;
 use super::{Resolver, Unknown};
 use crate::action::fetch::{FetchError, fetch};
 use crate::action::image::ImageReference;
-use crate::action::lockfile::{PinKey, Resolution};
+use crate::action::lockfile::{ImagePin, PinKey, Resolution};
 use crate::action::reference::{ActionKey, RepositoryName, is_commit_id};
+use crate::action::registry::RegistryError;
 use crate::action::source::{Named, SourceError};
 use crate::printable;
 
@@ -43,7 +44,9 @@ impl From<SourceError> for Failure {
 
 fn of_source(error: &SourceError) -> Wrong {
     match error {
-        SourceError::Foreign { .. } => Wrong::Unverifiable,
+        SourceError::Foreign { .. }
+        | SourceError::Unproven { .. }
+        | SourceError::Missing { .. } => Wrong::Unverifiable,
         _ => Wrong::Unreachable,
     }
 }
@@ -211,14 +214,7 @@ impl Resolver {
         let key = image.key();
         let update = self.update.takes(&PinKey::Image(key.clone()));
         match self.locks.image(&key).filter(|_| !update) {
-            Some(locked) => Ok(PinnedImage {
-                digest: locked.digest,
-                platforms: locked.platforms,
-                resolved: Some(locked.resolved),
-                locked: true,
-                moved: None,
-                unasked: None,
-            }),
+            Some(locked) => Ok(self.locked_image(image, locked).await),
             None if self.remembered.images.contains_key(&key) => Ok(PinnedImage {
                 digest: self.remembered.images[&key].clone(),
                 platforms: Vec::new(),
@@ -227,13 +223,61 @@ impl Resolver {
                 moved: None,
                 unasked: None,
             }),
-            None => {
-                let message = format!(
-                    "the image `{image}` has no digest and is not in the lock; write `{image}@sha256:…`"
-                );
-                Err(Failure::new(Wrong::Unpinned, message))
-            }
+            None => self.looked_up_image(image).await,
         }
+    }
+
+    async fn locked_image(&self, image: &ImageReference, locked: ImagePin) -> PinnedImage {
+        let now = match self.registries.as_ref().filter(|_| self.ask) {
+            Some(registries) => Some(registries.digest(image).await),
+            None => None,
+        };
+        let (moved, unasked) = match now {
+            None => (None, None),
+            Some(Ok(digest)) => (Some(digest).filter(|digest| *digest != locked.digest), None),
+            Some(Err(error)) => (None, Some(printable::line(&error.to_string()))),
+        };
+        PinnedImage {
+            digest: locked.digest,
+            platforms: locked.platforms,
+            resolved: Some(locked.resolved),
+            locked: true,
+            moved,
+            unasked,
+        }
+    }
+
+    async fn looked_up_image(&self, image: &ImageReference) -> Result<PinnedImage, Failure> {
+        let registries = self
+            .registries
+            .as_ref()
+            .filter(|_| self.unknown == Unknown::Resolve);
+        let Some(registries) = registries else {
+            let message = format!(
+                "the image `{image}` has no digest and is not in the lock; run `mayfly pin`, or write \
+                 `{image}@sha256:…`"
+            );
+            return Err(Failure::new(Wrong::Unpinned, message));
+        };
+        let found = registries.resolve(image).await.map_err(|error| {
+            let wrong = match &error {
+                RegistryError::Missing { .. } => Wrong::Unverifiable,
+                RegistryError::Other { .. } => Wrong::Tampered,
+                RegistryError::Failed { .. } => Wrong::Unreachable,
+            };
+            Failure::new(wrong, error.to_string())
+        })?;
+        Ok(PinnedImage {
+            digest: found.digest,
+            platforms: found.platforms,
+            resolved: Some(Resolution {
+                at: self.now.clone(),
+                from: image.registry.clone(),
+            }),
+            locked: false,
+            moved: None,
+            unasked: None,
+        })
     }
 
     /// Now, from the source of this resolver.

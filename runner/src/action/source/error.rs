@@ -31,6 +31,43 @@ pub enum SourceError {
         /// What git said.
         why: String,
     },
+    /// The URL of an API is none.
+    #[error(
+        "`{0}` is no API of GitHub; give a URL that begins with https:// and holds no password"
+    )]
+    Api(String),
+    /// The repository is not there, as far as the token can see.
+    #[error(
+        "{from} shows no repository {repository}: its name is wrong, or it is private and the token may not \
+         read it"
+    )]
+    Missing {
+        /// The repository.
+        repository: String,
+        /// The API.
+        from: String,
+    },
+    /// GitHub did not answer, or not as it should.
+    #[error("{repository} cannot be read from {from}: {why}")]
+    GitHub {
+        /// The repository.
+        repository: String,
+        /// The API.
+        from: String,
+        /// What happened, and what to do.
+        why: String,
+    },
+    /// What GitHub tells of a commit does not make its object.
+    #[error(
+        "the API does not tell all of the commit {commit} of {repository}, so nothing proves its files; \
+         `--mirror https://github.com` fetches the commit itself"
+    )]
+    Unproven {
+        /// The repository.
+        repository: String,
+        /// The commit.
+        commit: String,
+    },
     /// A commit is in no tag and no branch of the repository.
     #[error(
         "no tag or branch of {repository} holds the commit {commit}: it may come from a fork; take a commit of a release"

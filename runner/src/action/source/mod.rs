@@ -5,6 +5,7 @@
 
 mod error;
 mod git;
+mod github;
 mod none;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use super::tree::{Listing, Submodules};
 
 pub use error::SourceError;
 pub use git::{Fetched, GitMirror};
+pub use github::{GITHUB_API, GitHub};
 pub use none::NoUpstream;
 
 /// What a source answers, later.

@@ -66,6 +66,7 @@ impl World {
         let work = Work {
             args: &args,
             upstream: Arc::new(GitMirror::open(mirror.to_str().unwrap()).unwrap()),
+            registries: Registries::new().unwrap(),
             store: ActionStore::at(self.folder.path().join("actions")),
             checkout: Some(Arc::new(Checkout::containing(&self.work()).unwrap())),
         };

@@ -1,0 +1,372 @@
+//! Container registries, asked which images a tag stands for (the distribution API of OCI).
+//!
+//! Images are read without credentials. What a registry sends is believed for its digest only: the
+//! digest of a manifest is computed here. A registry of this machine is asked by plain HTTP, every
+//! other one by HTTPS.
+
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{Method, Response, StatusCode};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use url::{Host, Url};
+
+use super::image::{ImageReference, is_digest};
+use crate::printable;
+
+/// Longest manifest, in bytes: registries take no longer ones.
+const MAX_MANIFEST: usize = 4 << 20;
+/// Longest answer of a server that gives out tokens.
+const MAX_TOKEN: usize = 64 << 10;
+/// Longest wait for a connection, and for the next bytes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Manifests that are understood: an index of platforms, or one image, each by OCI's and Docker's name.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+                         application/vnd.docker.distribution.manifest.list.v2+json, \
+                         application/vnd.oci.image.manifest.v1+json, \
+                         application/vnd.docker.distribution.manifest.v2+json";
+/// Header in which registries tell the digest of what they send.
+const DIGEST: &str = "docker-content-digest";
+
+/// Why a registry did not tell what an image is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// It is not there, or not for everybody.
+    #[error(
+        "{registry} shows no image `{image}` without credentials; correct its name, or write the image with \
+         its digest"
+    )]
+    Missing {
+        /// The registry.
+        registry: String,
+        /// The image.
+        image: String,
+    },
+    /// The registry failed.
+    #[error("{registry} does not tell what the image `{image}` is: {why}")]
+    Failed {
+        /// The registry.
+        registry: String,
+        /// The image.
+        image: String,
+        /// What happened.
+        why: String,
+    },
+    /// What came is not what the registry says.
+    #[error(
+        "{registry} sent a manifest of `{image}` whose digest is {found} and said that it is {said}"
+    )]
+    Other {
+        /// The registry.
+        registry: String,
+        /// The image.
+        image: String,
+        /// The digest of what came.
+        found: String,
+        /// The digest that it was said to have.
+        said: String,
+    },
+}
+
+/// What a tag stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageDigests {
+    /// The digest of the manifest: an index of platforms, or one image.
+    pub digest: String,
+    /// The image of each platform (`linux/arm64/v8`); empty if there is one image only.
+    pub platforms: Vec<(String, String)>,
+}
+
+/// Asks registries.
+#[derive(Debug, Clone)]
+pub struct Registries {
+    client: reqwest::Client,
+}
+
+/// An index of platforms.
+#[derive(Deserialize)]
+struct Index {
+    manifests: Option<Vec<Manifest>>,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    digest: String,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+/// One question: about an image, and the place to ask.
+struct Question<'a> {
+    registries: &'a Registries,
+    image: &'a ImageReference,
+    url: Url,
+}
+
+impl Registries {
+    /// A client of registries.
+    ///
+    /// # Errors
+    /// What keeps this machine from having one, as text.
+    pub fn new() -> Result<Self, String> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(PATIENCE)
+            .read_timeout(PATIENCE)
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self { client })
+    }
+
+    /// What the tag of an image stands for now, with the image of each platform.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn resolve(&self, image: &ImageReference) -> Result<ImageDigests, RegistryError> {
+        let question = self.question(image)?;
+        let answer = question.ask(Method::GET).await?;
+        let said = header(answer.headers(), DIGEST);
+        let manifest = question.body(answer, MAX_MANIFEST).await?;
+        let digest = format!("sha256:{}", hex::encode(Sha256::digest(&manifest)));
+        if let Some(said) = said.filter(|said| is_digest(said) && *said != digest) {
+            return Err(RegistryError::Other {
+                registry: image.registry.clone(),
+                image: image.to_string(),
+                found: digest,
+                said,
+            });
+        }
+        let index: Index = serde_json::from_slice(&manifest).map_err(|error| {
+            question.failed(&format!("its manifest is not as documented: {error}"))
+        })?;
+        let platforms = platforms(index.manifests.unwrap_or_default());
+        Ok(ImageDigests { digest, platforms })
+    }
+
+    /// The digest that the tag of an image stands for now, which costs a registry less.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn digest(&self, image: &ImageReference) -> Result<String, RegistryError> {
+        let question = self.question(image)?;
+        let answer = question.ask(Method::HEAD).await?;
+        match header(answer.headers(), DIGEST).filter(|digest| is_digest(digest)) {
+            Some(digest) => Ok(digest),
+            None => Ok(self.resolve(image).await?.digest),
+        }
+    }
+
+    fn question<'a>(&'a self, image: &'a ImageReference) -> Result<Question<'a>, RegistryError> {
+        // Docker's own registry is not at the name that it has in images.
+        let host = match image.registry.as_str() {
+            "docker.io" => "registry-1.docker.io",
+            host => host,
+        };
+        let what = image
+            .digest
+            .as_deref()
+            .or(image.tag.as_deref())
+            .unwrap_or("latest");
+        let path = format!("{host}/v2/{}/manifests/{what}", image.repository);
+        let url = Url::parse(&format!("https://{path}")).ok();
+        let url = match url {
+            Some(url) if is_here(&url) => Url::parse(&format!("http://{path}")).ok(),
+            url => url,
+        };
+        let url = url.ok_or_else(|| RegistryError::Failed {
+            registry: image.registry.clone(),
+            image: image.to_string(),
+            why: "its name makes no URL".to_owned(),
+        })?;
+        let registries = self;
+        Ok(Question {
+            registries,
+            image,
+            url,
+        })
+    }
+}
+
+impl Question<'_> {
+    /// Asks for the manifest, with a token if the registry wants one.
+    async fn ask(&self, method: Method) -> Result<Response, RegistryError> {
+        let answer = self.send(method.clone(), None).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return self.good(answer);
+        }
+        let challenge = header(answer.headers(), WWW_AUTHENTICATE.as_str());
+        let Some(token) = self.token(challenge.as_deref().unwrap_or_default()).await? else {
+            return Err(self.missing());
+        };
+        let answer = self.send(method, Some(&token)).await?;
+        self.good(answer)
+    }
+
+    async fn send(&self, method: Method, token: Option<&str>) -> Result<Response, RegistryError> {
+        let request = self.registries.client.request(method, self.url.clone());
+        let mut request = request.header(ACCEPT, MANIFESTS);
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        request
+            .send()
+            .await
+            .map_err(|error| self.failed(&causes(&error)))
+    }
+
+    fn good(&self, answer: Response) -> Result<Response, RegistryError> {
+        match answer.status() {
+            status if status.is_success() => Ok(answer),
+            StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(self.missing())
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                let after = header(answer.headers(), RETRY_AFTER.as_str());
+                let after = after
+                    .map(|seconds| format!(" after {seconds} seconds"))
+                    .unwrap_or_default();
+                Err(self.failed(&format!("too many requests; run the command again{after}")))
+            }
+            status => Err(self.failed(&format!("the answer is {status}; try again later"))),
+        }
+    }
+
+    /// A token for everybody, from the server that the registry names; nothing if it names none.
+    async fn token(&self, challenge: &str) -> Result<Option<String>, RegistryError> {
+        let Some(parameters) = challenge.strip_prefix("Bearer ") else {
+            return Ok(None);
+        };
+        let value = |name: &str| parameter(parameters, name);
+        let Some(mut url) = value("realm").and_then(|realm| Url::parse(&realm).ok()) else {
+            return Ok(None);
+        };
+        // Only a registry of this machine may send to a server of this machine, and by plain HTTP.
+        if url.scheme() != "https" && !(is_here(&url) && is_here(&self.url)) {
+            return Err(self.failed("it names a server for tokens that is not asked by https"));
+        }
+        for name in ["service", "scope"] {
+            if let Some(value) = value(name) {
+                url.query_pairs_mut().append_pair(name, &value);
+            }
+        }
+        let answer = self.registries.client.get(url).send().await;
+        let answer = self.good(answer.map_err(|error| self.failed(&causes(&error)))?)?;
+        let body = self.body(answer, MAX_TOKEN).await?;
+        let token: Token = serde_json::from_slice(&body)
+            .map_err(|_| self.failed("the server for tokens gives none"))?;
+        Ok(token.token.or(token.access_token))
+    }
+
+    async fn body(&self, mut answer: Response, most: usize) -> Result<Vec<u8>, RegistryError> {
+        let mut body = Vec::new();
+        loop {
+            match answer
+                .chunk()
+                .await
+                .map_err(|error| self.failed(&causes(&error)))?
+            {
+                None => return Ok(body),
+                Some(chunk) if body.len() + chunk.len() > most => {
+                    return Err(self.failed(&format!("its answer is longer than {most} bytes")));
+                }
+                Some(chunk) => body.extend_from_slice(&chunk),
+            }
+        }
+    }
+
+    fn missing(&self) -> RegistryError {
+        let (registry, image) = (self.image.registry.clone(), self.image.to_string());
+        RegistryError::Missing { registry, image }
+    }
+
+    fn failed(&self, why: &str) -> RegistryError {
+        RegistryError::Failed {
+            registry: self.image.registry.clone(),
+            image: self.image.to_string(),
+            why: printable::line(why),
+        }
+    }
+}
+
+/// The images by platform, in the order of the platforms' names. An entry of an unknown platform is no
+/// image but what was said of one.
+fn platforms(manifests: Vec<Manifest>) -> Vec<(String, String)> {
+    let named = |Manifest { digest, platform }: Manifest| {
+        let Platform {
+            os,
+            architecture,
+            variant,
+        } = platform?;
+        let known = os != "unknown" && architecture != "unknown" && is_digest(&digest);
+        let variant = variant
+            .map(|variant| format!("/{variant}"))
+            .unwrap_or_default();
+        known.then(|| {
+            (
+                printable::line(&format!("{os}/{architecture}{variant}")),
+                digest,
+            )
+        })
+    };
+    let mut platforms: Vec<_> = manifests.into_iter().filter_map(named).collect();
+    platforms.sort();
+    // Windows has one for each of its versions; the index tells them apart, its digest holds them all.
+    platforms.dedup_by(|later, first| later.0 == first.0);
+    platforms
+}
+
+/// Whether a URL is of this machine.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// A parameter of a challenge: `realm="…",service="…"`.
+fn parameter(parameters: &str, name: &str) -> Option<String> {
+    let mut rest = parameters;
+    while let Some((key, behind)) = rest.split_once('=') {
+        let (value, after) = match behind.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"')?,
+            None => behind.split_once(',').unwrap_or((behind, "")),
+        };
+        if key.trim_matches([',', ' ']).eq_ignore_ascii_case(name) {
+            return Some(value.to_owned());
+        }
+        rest = after;
+    }
+    None
+}
+
+/// An error with its causes: the outermost says little.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        said = format!("{said}: {inner}");
+        cause = inner.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! GitHub's API as a server on this machine tells it, over a real git repository.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::action::fetch::{FetchError, fetch};
+use crate::action::loopback::{Asked, Reply, Server};
+use crate::action::resolve::tests::{git, write};
+use crate::action::store::ActionStore;
+
+fn name() -> RepositoryName {
+    RepositoryName::parse("octo/tool").unwrap()
+}
+
+/// What GitHub says of a commit object.
+fn told(object: &str) -> Json {
+    let (head, message) = object.split_once("\n\n").unwrap();
+    let line = |name: &str| {
+        let lines = head
+            .lines()
+            .filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let person = |text: &str| {
+        let (name, rest) = text.split_once(" <").unwrap();
+        let (email, rest) = rest.split_once("> ").unwrap();
+        let seconds: i64 = rest.split(' ').next().unwrap().parse().unwrap();
+        json!({"name": name, "email": email, "date": jiff::Timestamp::from_second(seconds).unwrap().to_string()})
+    };
+    let signature = head
+        .split_once("\ngpgsig ")
+        .map(|(_, text)| text.replace("\n ", "\n"));
+    let payload = head
+        .split_once("\ngpgsig ")
+        .map(|(head, _)| format!("{head}\n\n{message}"));
+    json!({
+        "sha": "?",
+        "message": message.trim_end_matches('\n'),
+        "tree": {"sha": line("tree")[0]},
+        "parents": line("parent").iter().map(|id| json!({"sha": id})).collect::<Vec<_>>(),
+        "author": person(&line("author")[0]),
+        "committer": person(&line("committer")[0]),
+        "verification": {"signature": signature, "payload": payload},
+    })
+}
+
+/// Answers for `octo/tool`, whose repository lies in a folder; archives come from another server.
+fn answer(repository: &Path, archives: &str, asked: &Asked) -> Reply {
+    let git = |arguments: &[&str]| git(repository, arguments);
+    let reply = |json: Json| Reply::of(200, json.to_string());
+    let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+    let Some(path) = path.strip_prefix("/api/repos/octo/tool") else {
+        return Reply::of(404, "{}");
+    };
+    let refs = || {
+        git(&[
+            "for-each-ref",
+            "--format=%(refname) %(objecttype) %(objectname) %(*objectname)",
+        ])
+    };
+    let find = |name: &str| {
+        refs().lines().find_map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            (words[0] == name).then(|| json!({"object": {"type": words[1], "sha": words[2]}}))
+        })
+    };
+    if path.is_empty() {
+        return reply(json!({"id": 8, "owner": {"id": 7}, "default_branch": "main"}));
+    }
+    if let Some(name) = path.strip_prefix("/git/ref/") {
+        let name = format!("refs/{name}").replace("%2F", "/");
+        return find(&name).map_or(Reply::of(404, "{}"), reply);
+    }
+    if let Some(id) = path.strip_prefix("/git/tags/") {
+        let commit = git(&["rev-parse", &format!("{id}^{{commit}}")]);
+        return reply(json!({"object": {"type": "commit", "sha": commit}}));
+    }
+    if let Some(id) = path.strip_prefix("/git/commits/") {
+        let output = Command::new("git")
+            .args(["cat-file", "commit", id])
+            .current_dir(repository)
+            .output();
+        return reply(told(&String::from_utf8(output.unwrap().stdout).unwrap()));
+    }
+    if let Some(id) = path.strip_prefix("/tarball/") {
+        return Reply::of(302, "").with("Location", format!("{archives}/octo/tool/{id}?token=x"));
+    }
+    if let Some((id, branch)) = path
+        .strip_prefix("/compare/")
+        .and_then(|path| path.split_once("..."))
+    {
+        assert_eq!(query, "per_page=1&page=2");
+        let base = git(&["merge-base", id, branch]);
+        let status = if base == id { "ahead" } else { "diverged" };
+        return reply(json!({"status": status}));
+    }
+    let kind = if path == "/tags" {
+        "refs/tags/"
+    } else {
+        "refs/heads/"
+    };
+    let listed = refs();
+    let named = listed.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let name = words[0].strip_prefix(kind)?;
+        let commit = words
+            .get(3)
+            .filter(|id| !id.is_empty())
+            .unwrap_or(&words[2]);
+        Some(json!({"name": name, "commit": {"sha": commit}}))
+    });
+    reply(named.collect())
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    api: Server,
+    archives: Server,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = folder.path().join("tool");
+        write(&repository, &[("action.yml", "name: x\n")]);
+        git(&repository, &["init", "-q"]);
+        git(&repository, &["add", "."]);
+        git(&repository, &["commit", "-qm", "one"]);
+        let served = repository.clone();
+        let archives = Server::start(move |asked| {
+            let id = asked
+                .path
+                .rsplit('/')
+                .next()
+                .unwrap()
+                .split('?')
+                .next()
+                .unwrap();
+            let archive = Command::new("git")
+                .args(["archive", "--format=tar.gz", "--prefix=octo-tool-1/", id])
+                .current_dir(&served)
+                .output()
+                .unwrap();
+            Reply::of(200, archive.stdout)
+        });
+        let (served, base) = (repository.clone(), archives.url());
+        let api = Server::start(move |asked| answer(&served, &base, asked));
+        Self {
+            folder,
+            api,
+            archives,
+        }
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.folder.path().join("tool")
+    }
+
+    fn github(&self) -> GitHub {
+        GitHub::open(
+            &format!("{}/api", self.api.url()),
+            Some("secret-token".into()),
+        )
+        .unwrap()
+    }
+
+    fn store(&self) -> ActionStore {
+        ActionStore::at(self.folder.path().join("actions"))
+    }
+
+    /// Writes a commit object as it is.
+    fn object(&self, text: &str) -> CommitId {
+        let mut child = Command::new("git")
+            .args(["hash-object", "-t", "commit", "-w", "--stdin"])
+            .current_dir(self.repository())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn references_are_found_and_their_commits_come_into_the_store_proven() {
+    let world = World::new();
+    let first = git(&world.repository(), &["rev-parse", "HEAD"]);
+    for tag in ["v1", "v1.0.0"] {
+        git(&world.repository(), &["tag", tag]);
+    }
+    git(&world.repository(), &["tag", "-a", "-m", "x", "annotated"]);
+    git(&world.repository(), &["checkout", "-q", "-b", "release/v2"]);
+    git(
+        &world.repository(),
+        &["commit", "-q", "--allow-empty", "-m", "two"],
+    );
+    let second = git(&world.repository(), &["rev-parse", "HEAD"]);
+    let github = world.github();
+    for (reference, commit, version) in [
+        ("v1", &first, "v1.0.0"),
+        ("annotated", &first, "v1.0.0"),
+        ("v1.0.0", &first, "v1.0.0"),
+        ("main", &first, "v1.0.0"),
+        ("release/v2", &second, "release/v2"),
+        (first.as_str(), &first, "v1.0.0"),
+    ] {
+        let found = github.find(&name(), reference).await.unwrap().unwrap();
+        assert_eq!(
+            (found.commit.hex(), found.version.as_str()),
+            (commit.clone(), version),
+            "{reference}"
+        );
+    }
+    assert_eq!(github.find(&name(), "v9").await.unwrap(), None);
+    let numbers = Numbers {
+        owner: 7,
+        repository: 8,
+    };
+    assert_eq!(github.numbers(&name()).await.unwrap(), Some(numbers));
+
+    let proven = fetch(
+        &github,
+        &world.store(),
+        &name(),
+        first.parse().unwrap(),
+        None,
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        proven.tree.hex(),
+        git(&world.repository(), &["rev-parse", "HEAD^{tree}"])
+    );
+    assert!(world.store().contains(proven.content));
+    // The token goes to the API and nowhere else.
+    let with = |server: &Server| {
+        server
+            .asked()
+            .iter()
+            .filter(|asked| asked.authorization.is_some())
+            .count()
+    };
+    assert_eq!(with(&world.api), world.api.asked().len());
+    assert_eq!(
+        (world.archives.asked().len(), with(&world.archives)),
+        (1, 0)
+    );
+    assert!(!format!("{github:?}").contains("secret-token"));
+}
+
+#[tokio::test]
+async fn commit_objects_are_put_together_whatever_their_time_zones_and_signatures() {
+    let world = World::new();
+    let tree = git(&world.repository(), &["rev-parse", "HEAD^{tree}"]);
+    let parent = git(&world.repository(), &["rev-parse", "HEAD"]);
+    let head = format!("tree {tree}\nparent {parent}\nauthor A Ö <a@example.org> 1700000000");
+    let signature = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n abc\n -----END PGP SIGNATURE-----\n";
+    for text in [
+        format!("{head} +0530\ncommitter B <b@example.org> 1700000001 -0345\n\nword\n"),
+        format!("{head} +0000\ncommitter B <b@example.org> 1700000001 +0000\n\nno line end"),
+        format!(
+            "{head} +0545\ncommitter B <b@example.org> 1700000001 +0200\n{signature}\nbody\n\nmore\n"
+        ),
+        format!(
+            "{head} -0800\ncommitter B <b@example.org> 1700000001 +0200\n{signature} \n\nbody\n"
+        ),
+    ] {
+        let id = world.object(&text);
+        git(&world.repository(), &["tag", "-f", "v1", &id.hex()]);
+        let github = world.github();
+        let name = name();
+        let commit = Upstream::fetch(&github, &name, id).await.unwrap();
+        assert_eq!(
+            String::from_utf8(commit.object().await.unwrap()).unwrap(),
+            text
+        );
+    }
+    // A header that the API does not tell: said, not guessed.
+    let odd = world.object(&format!(
+        "{head} +0000\ncommitter B <b@example.org> 1700000001 +0000\nodd header\n\nbody\n"
+    ));
+    git(&world.repository(), &["tag", "-f", "v1", &odd.hex()]);
+    let error = fetch(&world.github(), &world.store(), &name(), odd, None)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, FetchError::Source(SourceError::Unproven { .. })),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_commit_of_a_fork_is_not_one_of_the_repository() {
+    let world = World::new();
+    let repository = world.repository();
+    let first = git(&repository, &["rev-parse", "HEAD"]);
+    git(&repository, &["commit", "-q", "--allow-empty", "-m", "two"]);
+    git(&repository, &["checkout", "-q", "--detach"]);
+    git(
+        &repository,
+        &["commit", "-q", "--allow-empty", "-m", "of a fork"],
+    );
+    let foreign = git(&repository, &["rev-parse", "HEAD"]);
+    let github = world.github();
+    let error = Upstream::fetch(&github, &name(), foreign.parse().unwrap())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, SourceError::Foreign { .. }), "{error}");
+    // One inside a branch, at no tip, is.
+    assert!(
+        Upstream::fetch(&github, &name(), first.parse().unwrap())
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn refusals_are_said_clearly() {
+    let limited = || {
+        Reply::of(403, "{}")
+            .with("x-ratelimit-remaining", "0")
+            .with("x-ratelimit-reset", "1700000000")
+    };
+    let cases: [(fn() -> Reply, &str); 5] = [
+        (|| Reply::of(404, "{}"), "shows no repository octo/tool"),
+        (|| Reply::of(401, "{}"), "the token is refused"),
+        (
+            || Reply::of(429, "{}").with("retry-after", "30"),
+            "after 30 seconds",
+        ),
+        (|| Reply::of(502, "<html>"), "the answer is 502"),
+        (|| Reply::of(200, "<html>"), "not as documented"),
+    ];
+    for (reply, expected) in cases {
+        let server = Server::start(move |_| reply());
+        let github = GitHub::open(&server.url(), Some("x".into())).unwrap();
+        let error = github.find(&name(), "v1").await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let server = Server::start(move |_| limited());
+    for (token, expected) in [
+        (None, "GITHUB_TOKEN"),
+        (Some("x".into()), "with this token"),
+    ] {
+        let github = GitHub::open(&server.url(), token).unwrap();
+        let error = github.find(&name(), "v1").await.unwrap_err().to_string();
+        assert!(
+            error.contains("until 2023-11-14T22:13:20Z") && error.contains(expected),
+            "{error}"
+        );
+    }
+    for url in [
+        "http://example.org",
+        "ftp://x",
+        "x",
+        "https://a:b@example.org",
+        "http://127.0.0.1.example.org",
+    ] {
+        assert!(
+            matches!(GitHub::open(url, None), Err(SourceError::Api(_))),
+            "{url}"
+        );
+    }
+}
