@@ -323,6 +323,9 @@ async fn a_commit_of_a_fork_is_not_one_of_the_repository() {
     );
 }
 
+/// An answer, and a part of what is said of it.
+type Refusal = (fn() -> Reply, &'static str);
+
 #[tokio::test]
 async fn refusals_are_said_clearly() {
     let limited = || {
@@ -330,7 +333,7 @@ async fn refusals_are_said_clearly() {
             .with("x-ratelimit-remaining", "0")
             .with("x-ratelimit-reset", "1700000000")
     };
-    let cases: [(fn() -> Reply, &str); 5] = [
+    let cases: [Refusal; 5] = [
         (|| Reply::of(404, "{}"), "shows no repository octo/tool"),
         (|| Reply::of(401, "{}"), "the token is refused"),
         (
