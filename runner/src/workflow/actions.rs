@@ -4,7 +4,8 @@ use std::{fs, io::Read, path::Path};
 
 use super::calls::Sources;
 use super::diagnostic::Diagnostic;
-use super::model::{Action, Workflow};
+use super::model::{Action, Job, Workflow, place_of};
+use super::token::TemplateToken;
 use crate::action::bytes::{SourceError, is_own, reference_of};
 use crate::action::dockerfile::bases;
 use crate::action::image::ImageReference;
@@ -33,7 +34,33 @@ pub(super) fn refused(workflow: &Workflow, sources: &Sources<'_>) -> Vec<Diagnos
             break;
         }
     }
+    for (token, what) in workflow.jobs.iter().flat_map(containers) {
+        let text = token.as_str().unwrap_or_default().trim();
+        let image = text.strip_prefix("docker://").unwrap_or(text);
+        if !image.is_empty()
+            && let Err(Refusal { why, help }) = look.image(image, &what)
+        {
+            let help = help.unwrap_or_else(|| "write NAME:TAG or NAME@DIGEST".to_owned());
+            findings.push(Diagnostic::error(place_of(token), why, help));
+        }
+    }
     findings
+}
+
+/// The images of a job's container and services, and what wants them. What expressions name is known
+/// when the job runs.
+fn containers(job: &Job) -> Vec<(&TemplateToken, String)> {
+    let image = |token| TemplateToken::get(token, "image").unwrap_or(token);
+    let container = job
+        .container
+        .as_ref()
+        .map(|token| (image(token), "the job runs in".to_owned()));
+    let services = job.services.as_ref().and_then(TemplateToken::as_mapping);
+    let services = services.unwrap_or_default().iter().map(|(alias, token)| {
+        let alias = alias.as_str().unwrap_or_default();
+        (image(token), format!("the service {alias} runs"))
+    });
+    container.into_iter().chain(services).collect()
 }
 
 fn default_help(reference: &StepAction) -> &'static str {

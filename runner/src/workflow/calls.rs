@@ -133,8 +133,7 @@ struct Callee {
 impl Resolver<'_> {
     /// Reads all that a workflow calls; returns what is wrong in this very file.
     fn workflow(&mut self, workflow: &mut Workflow) -> (Vec<Diagnostic>, Size) {
-        let mut found = super::unsupported(workflow);
-        found.extend(super::actions::refused(workflow, self.sources));
+        let mut found = super::actions::refused(workflow, self.sources);
         let mut size = Size::default();
         for job in &mut workflow.jobs {
             size.jobs = size.jobs.saturating_add(1);

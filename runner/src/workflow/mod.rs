@@ -19,7 +19,6 @@ pub(crate) mod references;
 mod request;
 mod schema;
 pub mod source;
-mod support;
 pub(crate) mod template;
 #[cfg(test)]
 mod tests;
@@ -31,4 +30,3 @@ mod yaml;
 pub use calls::Sources;
 pub(crate) use load::parse_action;
 pub use load::{Findings, LoadError, Loaded, load, parse};
-pub use support::unsupported;

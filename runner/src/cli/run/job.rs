@@ -3,6 +3,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use mayfly_images::manifest::Source;
 use tokio_util::io::SyncIoBridge;
 
 use super::output::Output;
@@ -218,6 +219,9 @@ impl JobRunner {
         options.actions = Arc::clone(&self.actions);
         options.container_images = self.images.entries();
         options.starter = Some(self.launcher.agent());
+        if let Source::Recipe { name } = &self.launcher.template().image.manifest.source {
+            options.image = format!("`{name}`");
+        }
         options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
         options
     }

@@ -19,11 +19,14 @@ use super::{Client, ContainerError};
 /// How long the engine may take to answer; an emulated machine is slow.
 const START: Duration = Duration::from_secs(180);
 
+/// How often it is started: on a busy machine containerd may miss the time that dockerd gives it.
+const STARTS: u32 = 3;
+
 /// Pause between two questions whether it answers.
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// Where the engine writes what it says.
-const LOG: &str = "/var/log/docker.log";
+const LOG: &str = "/var/log/dockerd.log";
 
 /// Most of what the client says about versions, in bytes.
 const MAX_VERSIONS: usize = 4 << 10;
@@ -129,12 +132,15 @@ async fn answer<S: Sandbox>(
         return Ok(versions);
     }
     state.process = Some(launch(sandbox, client).await?);
+    let mut starts = 1;
     loop {
         if let Some(status) = ended(state) {
-            let code = status.code();
-            return Err(ContainerError::Engine(format!(
-                "dockerd ended with code {code}"
-            )));
+            if starts == STARTS {
+                let why = format!("dockerd ended with code {}", status.code());
+                return Err(ContainerError::Engine(why));
+            }
+            starts += 1;
+            state.process = Some(launch(sandbox, client).await?);
         }
         let versions = timeout_at(deadline, self::versions(sandbox, client));
         if let Some(versions) = versions.await.map_err(late)?? {

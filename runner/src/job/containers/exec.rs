@@ -31,29 +31,36 @@ impl JobContainer {
         &self.paths
     }
 
-    /// `request` as a process in the container: paths translated, values of its environment out of
-    /// the command line. `added` are directories for `PATH`.
-    pub(in crate::job) fn exec(&self, request: ExecRequest, added: &[String]) -> ExecRequest {
-        let mut arguments: Vec<String> = ["exec", "-i", "--workdir"].map(str::to_owned).into();
-        arguments.push(self.paths.inside(&request.cwd));
-        let mut env = request.env;
-        for (_, value) in &mut env {
-            *value = self.paths.inside(value);
+    /// `request` with the container's paths; `added` are directories for `PATH`.
+    pub(super) fn translate(&self, mut request: ExecRequest, added: &[String]) -> ExecRequest {
+        let inside = |text: &String| self.paths.inside(text);
+        request.cwd = inside(&request.cwd);
+        request.argv = request.argv.iter().map(inside).collect();
+        for (_, value) in &mut request.env {
+            *value = inside(value);
         }
         if !added.is_empty() {
-            let mut path: Vec<String> = added.iter().map(|d| self.paths.inside(d)).collect();
+            let mut path: Vec<String> = added.iter().map(inside).collect();
             path.extend(Some(self.path.clone()).filter(|path| !path.is_empty()));
-            env.retain(|(name, _)| name != "PATH");
-            env.push(("PATH".to_owned(), path.join(":")));
+            request.env.retain(|(name, _)| name != "PATH");
+            request.env.push(("PATH".to_owned(), path.join(":")));
         }
-        for (name, _) in &env {
+        request
+    }
+
+    /// A translated `request` as a process in the container; values of its environment are in no
+    /// command line.
+    pub(super) fn exec(&self, request: ExecRequest) -> ExecRequest {
+        let mut arguments: Vec<String> = ["exec", "-i", "--workdir"].map(str::to_owned).into();
+        arguments.push(request.cwd);
+        for (name, _) in &request.env {
             arguments.extend(["-e".to_owned(), name.clone()]);
         }
         arguments.push(self.id.clone());
-        arguments.extend(request.argv.iter().map(|a| self.paths.inside(a)));
+        arguments.extend(request.argv);
         ExecRequest {
             stdin: request.stdin,
-            ..self.client.request(arguments, env)
+            ..self.client.request(arguments, request.env)
         }
     }
 
@@ -114,7 +121,9 @@ mod tests {
             user: Some("runner".to_owned()),
             stdin: false,
         };
-        container().exec(request, &added.iter().map(own).collect::<Vec<_>>())
+        let added: Vec<_> = added.iter().map(own).collect();
+        let container = container();
+        container.exec(container.translate(request, &added))
     }
 
     #[test]

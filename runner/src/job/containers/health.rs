@@ -17,6 +17,7 @@ pub(super) struct Service {
     pub(super) alias: String,
     pub(super) image: String,
     pub(super) id: String,
+    pub(super) has_check: bool,
 }
 
 impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
@@ -31,7 +32,7 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
             .line("##[group]Waiting for all services to be ready")
             .await;
         let mut unhealthy = Vec::new();
-        for service in services {
+        for service in services.iter().filter(|service| service.has_check) {
             if !self.is_healthy(service, stop).await? {
                 unhealthy.push(service);
             }
@@ -63,7 +64,6 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
         for attempt in 0.. {
             let status = self.health(service, stop).await?;
             match status.as_str() {
-                "" => return Ok(true),
                 "healthy" => {
                     self.log.line(&format!("{alias} service is healthy.")).await;
                     return Ok(true);
@@ -88,15 +88,15 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
         Ok(false)
     }
 
-    /// The status of a service's health check; empty without one. A container that ended is
-    /// `exited`: nobody checks its health any more.
+    /// The status of a service's health check. A container that ended is `exited`: nobody checks its
+    /// health any more.
     async fn health(
         &self,
         service: &Service,
         stop: &mut (impl Future<Output = Stop> + Unpin),
     ) -> Result<String, ContainerError> {
-        let format = "--format={{if .Config.Healthcheck}}{{if .State.Running}}\
-                      {{print .State.Health.Status}}{{else}}{{.State.Status}}{{end}}{{end}}";
+        let format = "--format={{if .State.Running}}{{.State.Health.Status}}{{else}}\
+                      {{.State.Status}}{{end}}";
         let inspect = Call::new(["inspect", format, &service.id]);
         let (status, _) = self.ask(inspect, stop).await?;
         Ok(status.to_ascii_lowercase())

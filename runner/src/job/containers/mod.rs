@@ -227,10 +227,8 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
         stop: &mut (impl Future<Output = Stop> + Unpin),
     ) -> Result<(String, String), ContainerError> {
         let answer = self.call(call, stop).await?.expect("inspect")?;
-        let (first, rest) = answer
-            .output
-            .split_once('\n')
-            .unwrap_or((&answer.output, ""));
+        let output = &answer.output;
+        let (first, rest) = output.split_once('\n').unwrap_or((output, ""));
         Ok((first.trim().to_owned(), rest.to_owned()))
     }
 

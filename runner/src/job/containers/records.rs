@@ -7,7 +7,10 @@ use crate::{
     sandbox::{Sandbox, SandboxError},
 };
 
-use super::{ContainerError, Plan, spec, start::Job};
+use super::{
+    ContainerError, Plan, spec,
+    start::{Job, Told},
+};
 
 const INITIALIZE: &str = "Initialize containers";
 const STOP: &str = "Stop containers";
@@ -69,25 +72,22 @@ impl<'a, S: Sandbox, R: Reporter> JobRun<'a, S, R> {
             shared.clock.cancelled().await;
             Stop::Cancelled
         });
+        let mut told = Told::default();
         let started = async {
             let job = Job {
                 containers: &shared.containers,
                 layout: &self.context.layout,
                 actor: self.context.github("actor"),
                 token: self.context.github("token"),
+                starter: shared.starter_mount().await?,
             };
             let docker = shared.docker(&log, &mut stop).await?;
-            docker.start(&job, &mut stop).await
+            docker.start(&job, &mut told, &mut stop).await
         };
-        let result = match started.await {
-            Ok(told) => {
-                self.context.set_job("container", told.container);
-                self.context.set_job("services", told.services);
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        self.end_record(log, INITIALIZE, result).await
+        let started = started.await;
+        self.context.set_job("container", told.container);
+        self.context.set_job("services", told.services);
+        self.end_record(log, INITIALIZE, started).await
     }
 
     /// The record "Stop containers", if the job's containers were begun.

@@ -16,6 +16,14 @@ use super::{
     display_name, health::Service, images::token_credentials, spec::ContainerSpec,
 };
 
+/// What is asked about a container that was started, in one call for all: whether it runs, then lines
+/// about its `PATH`, its ports and its health check.
+const STATE: &str = "--format={{println .State.Running}}\
+    {{range .Config.Env}}{{if eq (index (split . \"=\") 0) \"PATH\"}}{{println .}}{{end}}{{end}}\
+    {{range $port, $to := .NetworkSettings.Ports}}{{range $to}}\
+    {{println $port \"->\" .HostPort}}{{end}}{{end}}\
+    {{if .State.Health}}has a health check{{end}}";
+
 /// What the job's containers are started for.
 pub(super) struct Job<'a> {
     pub(super) containers: &'a Containers,
@@ -23,6 +31,8 @@ pub(super) struct Job<'a> {
     /// `github.actor` and `github.token`.
     pub(super) actor: &'a str,
     pub(super) token: &'a str,
+    /// What starts the processes of steps.
+    pub(super) starter: Option<String>,
 }
 
 /// What of the containers the `job` context tells.
@@ -50,13 +60,13 @@ struct Creation<'a> {
 
 impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
     /// Starts all that the job wants in a network of their own and waits until its services are
-    /// healthy.
+    /// healthy. What is told of those that were started holds even if others were not.
     pub(super) async fn start(
         &self,
         job: &Job<'_>,
+        told: &mut Told,
         stop: &mut (impl Future<Output = Stop> + Unpin),
-    ) -> Result<Told, ContainerError> {
-        let mut told = Told::default();
+    ) -> Result<(), ContainerError> {
         let plan = job.containers.plan.get_or_init(Plan::default);
         let network = self.create_network(job, stop).await?;
         told.container.insert("network", network.as_str());
@@ -81,8 +91,7 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
             told.services.insert(&alias, entry);
             services.push(service);
         }
-        self.wait_for(&services, stop).await?;
-        Ok(told)
+        self.wait_for(&services, stop).await
     }
 
     /// Removes what was started; what cannot be removed goes with the sandbox.
@@ -91,10 +100,15 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
         containers: &Containers,
         stop: &mut (impl Future<Output = Stop> + Unpin),
     ) -> Result<(), ContainerError> {
-        for (name, id) in containers.take_made() {
+        let mut remove = vec!["rm", "--force"];
+        let made = containers.take_made();
+        for (name, id) in &made {
             let line = format!("Stop and remove container: {name}");
             self.log.line(&line).await;
-            self.try_call(&["rm", "--force", &id], "rm", stop).await?;
+            remove.push(id);
+        }
+        if !made.is_empty() {
+            self.try_call(&remove, "rm", stop).await?;
         }
         if let Some(network) = containers.network.get() {
             let line = format!("Remove container network: {network}");
@@ -129,18 +143,20 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
         let paths = job_paths(job.layout, self.options);
         let mut env = spec.env.clone();
         env.insert("HOME".to_owned(), "/github/home".to_owned());
+        let mut mounts = job_mounts(job.layout, self.options);
+        mounts.extend(job.starter.clone());
         let creation = Creation {
             spec,
             image: self.image(spec, job, stop).await?,
             name: display_name("", &spec.image),
-            mounts: job_mounts(job.layout, self.options),
+            mounts,
             workdir: Some(paths.inside(&job.layout.workspace)),
             env,
             entrypoint: Some("tail"),
             command: ["-f", "/dev/null"].map(str::to_owned).into(),
         };
-        let (id, config) = self.create(creation, job, stop).await?;
-        let path = config.lines().find_map(|line| line.strip_prefix("PATH="));
+        let (id, state) = self.create(creation, job, stop).await?;
+        let path = state.lines().find_map(|line| line.strip_prefix("PATH="));
         Ok(JobContainer {
             client: self.client.clone(),
             id,
@@ -166,18 +182,18 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
             entrypoint: spec.entrypoint.as_deref(),
             command: spec.command.clone(),
         };
-        let (id, _) = self.create(creation, job, stop).await?;
-        let told = self.call(Call::new(["port", &id]), stop).await?;
+        let (id, state) = self.create(creation, job, stop).await?;
         let service = Service {
             alias,
             image: spec.image.clone(),
             id,
+            has_check: state.lines().any(|line| line == "has a health check"),
         };
-        Ok((service, ports(&told.output)))
+        Ok((service, ports(&state)))
     }
 
-    /// Creates a container, starts it and looks whether it runs; gives its id and the variables of
-    /// its configuration.
+    /// Creates a container, starts it and looks whether it runs; gives its id and what
+    /// [`STATE`] tells of it.
     async fn create(
         &self,
         creation: Creation<'_>,
@@ -195,16 +211,15 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
         job.containers.add_made(name, id.clone());
         let start = Call::new(["start", &id]);
         self.call(start, stop).await?.expect("start")?;
-        let format = "--format={{.State.Running}}{{range .Config.Env}}{{println}}{{.}}{{end}}";
-        let inspect = Call::new(["inspect", format, &id]);
-        let (running, config) = self.ask(inspect, stop).await?;
+        let inspect = Call::new(["inspect", STATE, &id]);
+        let (running, state) = self.ask(inspect, stop).await?;
         if running != "true" {
             let logs = ["logs", "--details", &id];
             self.try_call(&logs, "logs", stop).await?;
             let message = format!("##[warning]Docker container {id} is not in running state.");
             self.log.line(&message).await;
         }
-        Ok((id, config))
+        Ok((id, state))
     }
 
     /// Provides the image of a container.
@@ -306,7 +321,7 @@ fn job_mounts(layout: &Layout, options: &Options) -> Vec<String> {
     mounts
 }
 
-/// Ports of the host by those of the container, as `docker port` tells them.
+/// Ports of the host by those of the container, as [`STATE`] tells them.
 fn ports(told: &str) -> Object {
     let mut ports = Object::new();
     for line in told.lines() {
@@ -314,9 +329,7 @@ fn ports(told: &str) -> Object {
             continue;
         };
         let port = inside.split('/').next().unwrap_or_default().trim();
-        if let Some((_, outside)) = outside.trim().rsplit_once(':') {
-            ports.insert(port, outside);
-        }
+        ports.insert(port, outside.trim());
     }
     ports
 }
@@ -331,8 +344,7 @@ mod tests {
 
     #[test]
     fn ports_are_told_by_the_containers_own() {
-        let ports =
-            ports("80/tcp -> 0.0.0.0:32768\n80/tcp -> [::]:32768\n53/udp -> 0.0.0.0:5353\n?\n");
+        let ports = ports("80/tcp -> 32768\n80/tcp -> 32768\n53/udp -> 5353\nPATH=/bin\n");
         assert_eq!(ports.get("80").and_then(Value::as_str), Some("32768"));
         assert_eq!(ports.get("53").and_then(Value::as_str), Some("5353"));
         assert_eq!(ports.len(), 2);

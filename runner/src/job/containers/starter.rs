@@ -12,10 +12,10 @@ use uuid::Uuid;
 
 use crate::{
     job::{files::bounded, reporter::Reporter, shared::Shared},
-    sandbox::Sandbox,
+    sandbox::{ExecRequest, Sandbox},
 };
 
-use super::{Client, ContainerError};
+use super::{Client, ContainerError, JobContainer};
 
 /// Where the program is in the sandbox.
 const OUTSIDE: &str = "/run/mayfly/start";
@@ -42,6 +42,42 @@ pub(super) struct Given<'a> {
 }
 
 impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
+    /// The mount by which a container has the program, which is in the sandbox then; none without
+    /// one.
+    pub(super) async fn starter_mount(&self) -> Result<Option<String>, ContainerError> {
+        let Some(program) = &self.options.starter else {
+            return Ok(None);
+        };
+        let starter = &self.containers.starter;
+        starter
+            .get_or_try_init(|| copy(self.sandbox, program))
+            .await?;
+        Ok(Some(format!("{OUTSIDE}:{INSIDE}:ro")))
+    }
+
+    /// A step's process in the job's container, told by the engine no more than to start the program.
+    /// `folder` is that of the step's environment files.
+    pub(in crate::job) async fn container_process(
+        &self,
+        container: &JobContainer,
+        request: ExecRequest,
+        added: &[String],
+        folder: &str,
+    ) -> Result<ExecRequest, ContainerError> {
+        let mut request = container.translate(request, added);
+        if let Some(program) = &self.options.starter {
+            let given = Given {
+                env: &std::mem::take(&mut request.env),
+                argv: &std::mem::take(&mut request.argv),
+                folder: (folder, &container.paths.inside(folder)),
+            };
+            let start = self.start_with(program, given).await?;
+            request.argv = vec![start.entrypoint.to_owned()];
+            request.argv.extend(start.arguments);
+        }
+        Ok(container.exec(request))
+    }
+
     /// Puts the program into the sandbox, once, and what it is to start into a file.
     pub(super) async fn start_with(
         &self,

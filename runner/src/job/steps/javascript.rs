@@ -3,7 +3,7 @@
 use crate::{
     action::manifest::NodeRuns,
     job::{
-        Options, Services, actions::Action, outcome::Conclusion, process::Stop, reporter::Reporter,
+        Options, actions::Action, outcome::Conclusion, process::Stop, reporter::Reporter,
         task::Stage,
     },
     sandbox::Sandbox,
@@ -51,12 +51,11 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
     let program = program(run.shared.options, node.major, forced, &action.name)?;
     let env = inputs::environment(run, values);
     run.files.write(run.shared.sandbox, None).await?;
-    let services = run.shared.options.services.iter();
     let process = Process {
         argv: vec![program, format!("{}/{script}", action.directory)],
         env: &env,
         cwd: run.context.layout.workspace.clone(),
-        outside: services.flat_map(Services::environment).collect(),
+        services: run.shared.options.services.as_ref(),
     };
     let ending = process::run(run, process).await?;
     let code = ending.status.map(|status| status.code());

@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     job::{
+        Services,
         containers::JobContainer,
         environment::{process_environment, step_environment},
         files::bounded,
@@ -22,8 +23,8 @@ pub(super) struct Process<'a> {
     /// The step's `env`, and what its kind adds.
     pub(super) env: &'a IndexMap<String, String>,
     pub(super) cwd: String,
-    /// Variables for a process that is in the sandbox itself.
-    pub(super) outside: Vec<(String, String)>,
+    /// Services that the process may use.
+    pub(super) services: Option<&'a Services>,
 }
 
 /// Signals that wait for their delivery into a container; there are three at most.
@@ -42,7 +43,7 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
         return inside(run, process, container).await;
     }
     let mut env = process_environment(run.context, shared.options, process.env);
-    env.extend(process.outside);
+    env.extend(process.services.into_iter().flat_map(Services::environment));
     let exec = shared.sandbox.exec(ExecRequest {
         argv: process.argv,
         env: env.into_iter().collect(),
@@ -61,7 +62,9 @@ async fn inside<S: Sandbox, R: Reporter>(
 ) -> Result<Ending, StepError> {
     let sandbox = run.shared.sandbox;
     let stop = run.stop;
-    let env = step_environment(run.context, process.env);
+    let mut env = step_environment(run.context, process.env);
+    let services = process.services.into_iter();
+    env.extend(services.flat_map(Services::container_environment));
     let request = ExecRequest {
         argv: process.argv,
         env: env.into_iter().collect(),
@@ -69,7 +72,11 @@ async fn inside<S: Sandbox, R: Reporter>(
         user: None,
         stdin: false,
     };
-    let exec = sandbox.exec(container.exec(request, &run.context.path));
+    let (added, folder) = (&run.context.path, run.files.directory());
+    let request = run
+        .shared
+        .container_process(container, request, added, &folder);
+    let exec = sandbox.exec(request.await?);
     let exec = bounded("starting the step's process", exec).await?;
     let client = exec.input.clone();
     let (input, signals) = mpsc::channel(SIGNALS);

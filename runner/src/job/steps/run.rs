@@ -51,7 +51,7 @@ pub(super) async fn script<S: Sandbox, R: Reporter>(
         argv,
         env: run.env,
         cwd: script.directory,
-        outside: Vec::new(),
+        services: None,
     };
     let ending = process::run(run, process).await?;
     let code = ending.status.map(|status| status.code());

@@ -57,10 +57,10 @@ fn job(
             "version" => Reply::stdout("1.41 1.41\n").then_exit(0),
             "create" => Reply::stdout("abc123\n").then_exit(0),
             "inspect" if arguments.contains("Config.Env") => {
-                Reply::stdout("true\nHOME=/x\nPATH=/img/bin\n").then_exit(0)
+                let state = "true\nPATH=/img/bin\n80/tcp -> 32768\nhas a health check\n";
+                Reply::stdout(state).then_exit(0)
             }
-            "inspect" => Reply::stdout("\n").then_exit(0),
-            "port" => Reply::stdout("80/tcp -> 0.0.0.0:32768\n").then_exit(0),
+            "inspect" => Reply::stdout("healthy\n").then_exit(0),
             "exec" => step(request, files),
             _ => Reply::exit(0),
         })
@@ -213,7 +213,7 @@ async fn services_are_waited_for_and_told_to_the_steps() {
         None,
         Some(r#"{"db": {"image": "db:1", "ports": ["80"]}, "none": {"image": ""}}"#),
         move |arguments| {
-            arguments.contains("State.Health").then(|| {
+            arguments.contains("State.Health.Status").then(|| {
                 asked += 1;
                 let status = if asked < 3 { "starting" } else { "healthy" };
                 Reply::stdout(format!("{status}\n")).then_exit(0)
@@ -252,7 +252,7 @@ async fn a_service_that_is_not_healthy_fails_the_job_and_is_removed() {
         Some("\"img:1\""),
         Some(r#"{"db": "db:1"}"#),
         |arguments| match arguments {
-            health if health.contains("State.Health") => {
+            health if health.contains("State.Health.Status") => {
                 Some(Reply::stdout("unhealthy\n").then_exit(0))
             }
             logs if logs.starts_with("logs") => Some(Reply::stdout("no disk\n").then_exit(0)),
@@ -281,11 +281,7 @@ async fn a_service_that_is_not_healthy_fails_the_job_and_is_removed() {
     ] {
         assert!(lines.lines().any(|known| known == line), "{line}: {lines}");
     }
-    let removed = calls(&job)
-        .iter()
-        .filter(|call| call.starts_with("rm"))
-        .count();
-    assert_eq!(removed, 2);
+    assert!(calls(&job).contains(&"rm --force abc123 abc123".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -502,4 +498,115 @@ async fn places_in_a_container_are_those_of_the_checkout() {
     let events = job.reporter.events("annotation");
     assert!(events[0].to_string().contains("\"src/a.c\""), "{events:?}");
     assert!(lines(&job).contains("##[error]Process completed with exit code 1."));
+}
+
+#[tokio::test(start_paused = true)]
+async fn javascript_actions_run_on_the_runners_node_where_the_container_can() {
+    let action = StepRequest {
+        action: crate::job::request::StepAction::Repository {
+            name: String::new(),
+            reference: String::new(),
+            repository_type: "self".to_owned(),
+            path: "./act".to_owned(),
+        },
+        inputs: Some(strings(&[("who", "Ada")])),
+        ..run("act", "")
+    };
+    let mut job = job(vec![action], Some("\"img:1\""), None, |arguments| {
+        let node = arguments.contains("/bin/node");
+        node.then(|| Reply::stdout("no such file\n").then_exit(127))
+    });
+    let manifest = "inputs: {who: {}}\nruns: {using: node20, main: m.js}\n";
+    let folder = "/home/runner/work/hello/hello/act";
+    job.sandbox.put(&format!("{folder}/action.yml"), manifest);
+    job.options.services = Some(crate::job::Services {
+        address: "http://127.0.0.1:7000/".to_owned(),
+        token: "hush".to_owned().into(),
+    });
+    let outcome = job.execute().await;
+    assert_eq!(outcome.result, Conclusion::Failure);
+    let execs = job.sandbox.execs();
+    let node = execs
+        .iter()
+        .find(|e| e.argv.iter().any(|a| a.ends_with("/bin/node")));
+    let node = node.expect("it was started");
+    let command = node.argv[node.argv.len() - 3..].join(" ");
+    assert_eq!(
+        command,
+        "abc123 /__e/node20/bin/node /__w/hello/hello/act/m.js"
+    );
+    assert_eq!(env(node, "INPUT_WHO"), Some("Ada"));
+    // To the container, the sandbox is the engine's gateway.
+    let results = env(node, "ACTIONS_RESULTS_URL").expect("the services");
+    assert!(results.starts_with("http://172."), "{results}");
+    assert_eq!(env(node, "ACTIONS_RUNTIME_TOKEN"), Some("hush"));
+    assert!(
+        lines(&job).contains("needs the GNU C library"),
+        "{}",
+        lines(&job)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_engine_is_not_told_what_a_step_is_given() {
+    let mut one = run("one", "one");
+    one.environment = Some(strings(&[("TOKEN", "${{ secrets.TOKEN }}")]));
+    let mut job = job(vec![one], Some("\"img:1\""), None, |arguments| {
+        arguments.starts_with("exec").then(|| Reply::exit(3))
+    });
+    job.secret("TOKEN", "hush");
+    let program = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(program.path(), "program").unwrap();
+    job.options.starter = Some(program.path().to_owned());
+    let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&kept);
+    let outcome = {
+        // Looks at the file at the moment in which the step's process begins.
+        let sandbox = job.sandbox.clone();
+        let watched = job.execute();
+        tokio::pin!(watched);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut watched => break outcome,
+                () = tokio::task::yield_now() => {
+                    let files = sandbox.files();
+                    let start = files.iter().find(|(path, _)| path.contains("/start_"));
+                    seen.lock().unwrap().extend(start.map(|(path, file)| (path.clone(), file.1.clone())));
+                }
+            }
+        }
+    };
+    assert_eq!(
+        outcome.result,
+        Conclusion::Failure,
+        "it ends with the code 3"
+    );
+    let execs = job.sandbox.execs();
+    let step = execs
+        .iter()
+        .find(|e| e.argv.get(1).is_some_and(|a| a == "exec"))
+        .unwrap();
+    let words = step.argv[2..].join(" ");
+    assert!(
+        words.starts_with(
+            "-i --workdir /__w/hello/hello abc123 /.mayfly/start --launch /__w/_temp/"
+        ),
+        "{words}"
+    );
+    assert_eq!(env(step, "TOKEN"), None);
+    assert!(find(&calls(&job), "create").contains(" -v /run/mayfly/start:/.mayfly/start:ro "));
+    assert_eq!(
+        job.sandbox.get("/run/mayfly/start").as_deref(),
+        Some(&b"program"[..])
+    );
+    let kept = kept.lock().unwrap();
+    let (path, content) = kept.first().expect("the file was there");
+    let content = String::from_utf8_lossy(content);
+    assert!(content.contains("\0TOKEN=hush\0"), "{content}");
+    assert!(content.contains("\0sh\0-e\0/__w/_temp/"), "{content}");
+    assert!(
+        !job.sandbox.files().contains_key(path),
+        "it is gone with the step's other files"
+    );
 }

@@ -99,3 +99,21 @@ fn an_image_inside_of_a_composite_action_is_told_with_both_places() {
     );
     assert!(error.contains("--container-image alpine:3=FILE"), "{error}");
 }
+
+#[test]
+fn images_of_containers_and_services_are_looked_at_where_they_are_known() {
+    let steps = "      - run: x\n    container: docker://alpine:3\n    services:\n      db: db:1\n      \
+                 web: {image: 'web:1'}\n      later: {image: '${{ vars.image }}'}\n";
+    let error = said(steps, &[], &["web:1"]);
+    for part in [
+        "ci.yml:7:",
+        "the job runs in the container image alpine:3",
+        "--container-image alpine:3=FILE",
+        "ci.yml:9:",
+        "the service db runs the container image db:1",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(!error.contains("web:1"), "{error}");
+    assert_eq!(said(steps, &[], &["web:1", "db:1", "alpine:3"]), "");
+}
