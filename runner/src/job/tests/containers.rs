@@ -50,6 +50,10 @@ fn job(
             return Some(Reply::exit(0));
         }
         let arguments = request.argv[1..].join(" ");
+        if arguments.contains(" login ") {
+            let file = format!("{}/config.json", request.argv[2]);
+            files.insert(file, (0o600, b"a login".to_vec()));
+        }
         if let Some(reply) = answer(&arguments) {
             return Some(reply);
         }
