@@ -19,6 +19,7 @@ use mayfly::config::Installation;
 use mayfly_vmm::{probe, softkvm};
 
 pub mod archives;
+pub mod checkouts;
 pub mod conditions;
 pub mod git_server;
 pub mod github;
@@ -98,7 +99,7 @@ pub fn repository() -> PathBuf {
 }
 
 /// How long a command may take; the longest takes half a minute on two quiet cores.
-const COMMAND_LIMIT: Duration = Duration::from_secs(240);
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 
 /// Runs a command to its end and returns what it said.
 ///
