@@ -12,6 +12,7 @@ use std::{
 
 use crate::job::request::StepAction;
 
+use super::enforce::ImageRefused;
 use super::reference::{Reference, ReferenceError, RepositoryReference};
 
 /// Finds actions by reference: in folders of this machine, in the store of pinned actions.
@@ -26,6 +27,14 @@ pub trait ActionSource: Debug + Send + Sync {
     /// hand.
     fn own(&self) -> Option<Arc<dyn ActionBytes>> {
         None
+    }
+
+    /// The name under which a container image is pulled: by its digest where images are pinned.
+    ///
+    /// # Errors
+    /// [`ImageRefused`] when nothing pins it and it may not be pulled.
+    fn image(&self, image: &str) -> Result<String, ImageRefused> {
+        Ok(image.to_owned())
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! What comes out gives actions by their contents only: nothing after this looks a tag up.
 
+mod images;
 mod pinned;
 
 use std::{
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{checkout::Checkout, printable};
 
+pub use images::{ImagePins, ImageRefused};
 pub use pinned::Pinned;
 
 /// What references are held against.
@@ -53,10 +55,8 @@ pub struct Enforcer {
 /// What was found of a job's references.
 #[derive(Debug)]
 pub struct Enforced {
-    /// The actions and workflows that may be used.
+    /// The actions, workflows and images that may be used.
     pub actions: Pinned,
-    /// The digests of images by their keys.
-    pub images: BTreeMap<String, String>,
     /// What is not what may run, in the order of the files.
     pub offenders: Vec<Offender>,
     /// What else there is to say.
@@ -78,8 +78,12 @@ impl Enforcer {
         Ok(Enforced {
             offenders: self.offenders(&graph, &moved),
             notes: notes(&graph),
-            images: images(&graph),
-            actions: Pinned::new(Arc::clone(&self.given), &self.store, &graph),
+            actions: Pinned::new(
+                Arc::clone(&self.given),
+                &self.store,
+                &graph,
+                ImagePins::new(self.policy, images(&graph), self.locks.clone()),
+            ),
         })
     }
 

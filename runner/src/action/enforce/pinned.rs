@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use super::{ImagePins, ImageRefused};
 use crate::action::{
     bytes::{ActionBytes, ActionSource, SourceError, bundle},
     lockfile::PinKey,
@@ -17,10 +18,16 @@ pub struct Pinned {
     stored: HashMap<ActionKey, Arc<StoredBytes>>,
     /// Why others may not be used.
     refused: HashMap<ActionKey, String>,
+    images: ImagePins,
 }
 
 impl Pinned {
-    pub(super) fn new(given: Arc<dyn ActionSource>, store: &ActionStore, graph: &Graph) -> Self {
+    pub(super) fn new(
+        given: Arc<dyn ActionSource>,
+        store: &ActionStore,
+        graph: &Graph,
+        images: ImagePins,
+    ) -> Self {
         let (mut stored, mut refused) = (HashMap::new(), HashMap::new());
         for (key, entry) in &graph.entries {
             let PinKey::Action(key) = key else { continue };
@@ -40,11 +47,16 @@ impl Pinned {
             given,
             stored,
             refused,
+            images,
         }
     }
 }
 
 impl ActionSource for Pinned {
+    fn image(&self, image: &str) -> Result<String, ImageRefused> {
+        self.images.name(image)
+    }
+
     fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError> {
         if let Ok(given) = self.given.find(reference) {
             return Ok(given);

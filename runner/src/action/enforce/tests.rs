@@ -311,7 +311,13 @@ async fn what_the_person_gives_needs_no_pin_and_what_it_uses_does() {
     world.locks.companion = Some(companion);
     let enforced = world.run(PinPolicy::Require, &workflow).await;
     assert_eq!(said(&enforced).len(), 1);
-    assert_eq!(enforced.images["docker.io/library/node:20"], digest);
+    let name = enforced.actions.image("node:20").unwrap();
+    assert_eq!(name, format!("docker.io/library/node@{digest}"));
+    let error = enforced.actions.image("node:21").unwrap_err().to_string();
+    assert!(
+        error.contains("the image node:21 may not be pulled"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
         if let Some(name) = self.load(image, stop).await? {
             return Ok(name);
         }
+        let image = &self.options.actions.image(image)?;
         let code = match credentials {
             None => self.pull(image, None, stop).await?,
             Some(credentials) => {

@@ -25,7 +25,10 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::{
+    action::enforce::ImageRefused,
+    sandbox::{Sandbox, SandboxError},
+};
 
 use super::{Options, log::StepLog, process::Stop, reporter::Reporter, shared::Shared};
 
@@ -48,6 +51,9 @@ pub(super) enum ContainerError {
     /// The engine does not answer.
     #[error("The Docker engine in the sandbox did not start: {0}")]
     Engine(String),
+    /// Nothing pins an image.
+    #[error(transparent)]
+    Unpinned(#[from] ImageRefused),
     /// What the job says about a container.
     #[error(transparent)]
     Spec(#[from] SpecError),

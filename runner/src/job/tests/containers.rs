@@ -1,8 +1,14 @@
 //! Jobs with containers: what Docker's client is told, and what the log and the contexts say.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
+use crate::action::{
+    bytes::{ActionBytes, ActionSource, NoActions, SourceError},
+    enforce::ImageRefused,
+    policy::PinPolicy,
+    reference::RepositoryReference,
+};
 use crate::{
     expression::{coerce::to_text, json::from_json, value::Value},
     sandbox::ExecInput,
@@ -286,6 +292,58 @@ async fn a_service_that_is_not_healthy_fails_the_job_and_is_removed() {
         assert!(lines.lines().any(|known| known == line), "{line}: {lines}");
     }
     assert!(calls(&job).contains(&"rm --force abc123 abc123".to_owned()));
+}
+
+/// Knows one image by its digest.
+#[derive(Debug)]
+struct OneImage;
+
+const BY_DIGEST: &str =
+    "docker.io/library/img@sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+impl ActionSource for OneImage {
+    fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError> {
+        NoActions.find(reference)
+    }
+
+    fn image(&self, image: &str) -> Result<String, ImageRefused> {
+        match image {
+            "img:1" => Ok(BY_DIGEST.to_owned()),
+            other => Err(ImageRefused::Unpinned(other.to_owned(), PinPolicy::Require)),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_is_pulled_and_started_by_its_digest_and_one_that_nothing_pins_is_not_pulled() {
+    for (image, conclusion) in [
+        ("img:1", Conclusion::Success),
+        ("img:2", Conclusion::Failure),
+    ] {
+        let image = format!("\"{image}\"");
+        let mut job = job(vec![run("a", "one")], Some(&image), None, |_| None);
+        job.options.actions = Arc::new(OneImage);
+        let outcome = job.execute().await;
+        assert_eq!(outcome.result, conclusion, "{}", lines(&job));
+        let calls = calls(&job);
+        let (pulls, starts) = (format!("pull {BY_DIGEST}"), format!(" {BY_DIGEST} "));
+        let pulled = calls.iter().filter(|call| call.starts_with("pull")).count();
+        if conclusion == Conclusion::Success {
+            assert!(calls.contains(&pulls), "{calls:?}");
+            assert!(
+                calls
+                    .iter()
+                    .any(|call| call.starts_with("create") && call.contains(&starts)),
+                "{calls:?}"
+            );
+        } else {
+            assert_eq!(pulled, 0, "{calls:?}");
+            assert!(
+                lines(&job)
+                    .contains("the image img:2 may not be pulled under the policy pins = require")
+            );
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
