@@ -10,6 +10,7 @@ use crate::checkout::Checkout;
 
 use super::{
     bytes::{ActionBytes, ActionSource, SourceError},
+    enforce::ImageRefused,
     reference::RepositoryReference,
 };
 
@@ -30,6 +31,10 @@ impl WithCheckout {
 impl ActionSource for WithCheckout {
     fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError> {
         self.others.find(reference)
+    }
+
+    fn image(&self, image: &str) -> Result<String, ImageRefused> {
+        self.others.image(image)
     }
 
     fn own(&self) -> Option<Arc<dyn ActionBytes>> {
