@@ -620,8 +620,8 @@ async fn the_engine_is_not_told_what_a_step_is_given() {
     let program = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(program.path(), "program").unwrap();
     job.options.starter = Some(program.path().to_owned());
-    let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let seen = std::sync::Arc::clone(&kept);
+    let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&kept);
     let outcome = {
         // Looks at the file at the moment in which the step's process begins.
         let sandbox = job.sandbox.clone();
