@@ -17,7 +17,7 @@ use crate::{
 use super::{Client, ContainerError};
 
 /// How long the engine may take to answer; an emulated machine is slow.
-const START: Duration = Duration::from_secs(180);
+const START: Duration = Duration::from_secs(300);
 
 /// How often it is started: on a busy machine containerd may miss the time that dockerd gives it.
 const STARTS: u32 = 3;
