@@ -310,6 +310,11 @@ impl<'a> JobContext<'a> {
         self.github.insert(key, Value::Null);
     }
 
+    /// The job.
+    pub(super) fn request(&self) -> &JobRequest {
+        self.request
+    }
+
     /// The `steps` context.
     pub(super) fn steps_object(&self) -> &Object {
         &self.steps

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use crate::expression::{coerce::to_text, value::Value};
 
-use super::{Options, contexts::JobContext};
+use super::{Options, contexts::JobContext, service_environment::identity};
 
 /// Keys of the `github` context that become `GITHUB_*` variables.
 const GITHUB: [&str; 37] = [
@@ -90,6 +90,7 @@ pub(super) fn step_environment(
             to_text(value),
         );
     }
+    all.extend(identity(context.request()));
     all
 }
 

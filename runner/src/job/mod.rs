@@ -51,6 +51,7 @@ mod output;
 mod process;
 pub mod reporter;
 pub mod request;
+mod service_environment;
 mod setup;
 mod shared;
 mod step;

@@ -242,3 +242,26 @@ fn read(path: &Path) -> Option<String> {
     file.take(MAX_MANIFEST).read_to_end(&mut content).ok()?;
     Some(String::from_utf8_lossy(&content).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::{bytes::NoActions, image_archives::ImageArchives};
+
+    #[test]
+    fn more_actions_than_are_looked_at_are_an_error() {
+        let sources = Sources {
+            actions: &NoActions,
+            checkout: None,
+            images: &ImageArchives::default(),
+        };
+        let mut look = Look {
+            sources: &sources,
+            looks: MAX_LOOKS - 1,
+        };
+        assert!(look.at(&StepAction::Script, 0).is_ok());
+        let refusal = look.at(&StepAction::Script, 0).err();
+        let why = refusal.map(|refusal| refusal.why).unwrap_or_default();
+        assert!(why.contains("one more than the 10000 actions"), "{why}");
+    }
+}

@@ -17,6 +17,7 @@ use crate::{
         outcome::Conclusion,
         process::{Stop, supervise},
         reporter::Reporter,
+        service_environment::for_actions,
         task::Stage,
         words::words,
     },
@@ -191,6 +192,7 @@ fn environment<S, R>(
     if let Some(services) = &run.shared.options.services {
         env.extend(services.container_environment());
     }
+    env.extend(for_actions(run.shared.request, run.shared.options));
     Ok(env)
 }
 

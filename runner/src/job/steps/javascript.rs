@@ -4,7 +4,7 @@ use crate::{
     action::manifest::NodeRuns,
     job::{
         Options, actions::Action, outcome::Conclusion, process::Stop, reporter::Reporter,
-        task::Stage,
+        service_environment::for_actions, task::Stage,
     },
     sandbox::Sandbox,
 };
@@ -49,7 +49,8 @@ pub(super) async fn run<S: Sandbox, R: Reporter>(
     }
     let forced = run.env.get(FORCE_24).is_some_and(|value| value == "true");
     let program = program(run.shared.options, node.major, forced, &action.name)?;
-    let env = inputs::environment(run, values);
+    let mut env = inputs::environment(run, values);
+    env.extend(for_actions(run.shared.request, run.shared.options));
     run.files.write(run.shared.sandbox, None).await?;
     let process = Process {
         argv: vec![program, format!("{}/{script}", action.directory)],
