@@ -3,12 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mayfly_images::{progress::Progress, store::ImageStore};
+use mayfly_images::{
+    manifest::{NodeRuntime, Source},
+    progress::Progress,
+    store::ImageStore,
+};
 use mayfly_vmm::config::MachineConfig;
 
 use super::{Failure, progress::Steps, size::parse_mib};
 use crate::{
     config::Installation,
+    job::{NodeVersion, Options},
     sandbox::{
         microvm::{MicroVm, RestoreError},
         template::Template,
@@ -76,9 +81,26 @@ impl Launcher {
     }
 
     /// The guest agent's static program. Where it is not there, whoever needs it says so.
-    pub fn agent(&self) -> PathBuf {
+    fn agent(&self) -> PathBuf {
         let agent = self.installation.agent();
         agent.unwrap_or_else(|_| PathBuf::from("mayfly-guest"))
+    }
+
+    /// What the image says of the jobs that run in it.
+    pub fn job_options(&self) -> Options {
+        let manifest = &self.template.image.manifest;
+        let mut options = Options::for_user(manifest.config.user.as_deref());
+        options.environment.extend(manifest.config.env.clone());
+        let version = |node: &NodeRuntime| NodeVersion {
+            major: node.major,
+            path: node.path.clone(),
+        };
+        options.node = manifest.node.iter().map(version).collect();
+        options.starter = Some(self.agent());
+        if let Source::Recipe { name } = &manifest.source {
+            options.image = format!("`{name}`");
+        }
+        options
     }
 
     /// The template.

@@ -23,6 +23,7 @@ mod run;
 mod size;
 mod snapshot;
 mod unpack;
+mod worker;
 
 /// What `mayfly` tells its caller by its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +117,7 @@ enum Command {
     Expr(expr::ExprArgs),
     Pin(pin::PinArgs),
     Action(action::ActionArgs),
+    Worker(worker::WorkerArgs),
 }
 
 /// Parses the command line, runs the command, reports its failure on stderr.
@@ -145,6 +147,7 @@ pub fn main() -> ExitCode {
         Command::Expr(args) => expr::expr(&args),
         Command::Pin(args) => pin::pin(&args),
         Command::Action(args) => action::action(&args),
+        Command::Worker(args) => worker::worker(&args, cli.kvm),
     };
     match result {
         Ok(exit) => exit.into(),

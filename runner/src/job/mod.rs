@@ -45,6 +45,7 @@ mod log;
 mod mask_encodings;
 pub mod masking;
 mod matcher;
+mod never_begun;
 mod options;
 pub mod outcome;
 mod output;
@@ -65,4 +66,5 @@ mod words;
 
 pub use cancel::{Cancellation, Canceller, cancellation};
 pub use executor::execute;
+pub use never_begun::never_begun;
 pub use options::{NodeVersion, Options, Services};

@@ -24,6 +24,8 @@ use super::{
 };
 use crate::config::Installation;
 
+/// How long an agent may take to show that it lives.
+const PING_LIMIT: Duration = Duration::from_secs(10);
 /// How long a restored guest may take to prove its identity; emulated machines are slow.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a machine whose agent hung up may take to end by itself.
@@ -184,6 +186,19 @@ impl MicroVm {
             .take()?;
         let ended = tokio::task::spawn_blocking(move || machine.wait(LAST_WORDS_LIMIT).ok());
         ended.await.ok().flatten()
+    }
+
+    /// Destroys the sandbox after its job. If something looks wrong (`suspect`) and it does not answer
+    /// any more, tells how its machine ended, and the end of its console.
+    pub async fn finish(&self, suspect: bool) -> Option<(Ended, String)> {
+        if suspect {
+            let ping = tokio::time::timeout(PING_LIMIT, self.agent().ping());
+            if !matches!(ping.await, Ok(Ok(_))) {
+                return self.post_mortem().await;
+            }
+        }
+        self.end().await;
+        None
     }
 
     /// Destroys the sandbox.

@@ -3,7 +3,6 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use mayfly_images::manifest::Source;
 use tokio_util::io::SyncIoBridge;
 
 use super::output::Output;
@@ -13,7 +12,7 @@ use crate::{
     cli::machine::Launcher,
     expression::value::Object,
     job::{
-        self, Cancellation, NodeVersion, Options, Services,
+        self, Cancellation, Options, Services,
         layout::{Layout, WORK},
         outcome::{Conclusion, JobOutcome},
         request::JobRequest,
@@ -31,9 +30,6 @@ use crate::{
 
 /// Bytes that may wait between packing and unpacking of the checkout.
 const PIPE_BYTES: usize = 256 * 1024;
-
-/// How long an agent may take to show that it lives.
-const PING_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs jobs, each in a sandbox of its own.
 pub struct JobRunner {
@@ -206,22 +202,10 @@ impl JobRunner {
     }
 
     fn options(&self, run: &JobRun) -> Options {
-        let mut options = Options::for_user(self.user().as_deref());
-        let image = self.launcher.template().image.manifest.config.env.clone();
-        options.environment.extend(image);
+        let mut options = self.launcher.job_options();
         options.environment.extend(self.env.iter().cloned());
-        let node = &self.launcher.template().image.manifest.node;
-        let version = |node: &mayfly_images::manifest::NodeRuntime| NodeVersion {
-            major: node.major,
-            path: node.path.clone(),
-        };
-        options.node = node.iter().map(version).collect();
         options.actions = Arc::clone(&self.actions);
         options.container_images = self.images.entries();
-        options.starter = Some(self.launcher.agent());
-        if let Source::Recipe { name } = &self.launcher.template().image.manifest.source {
-            options.image = format!("`{name}`");
-        }
         options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
         options
     }
@@ -250,18 +234,9 @@ fn cache_scopes(request: &JobRequest) -> Vec<String> {
 
 /// Destroys the sandbox of a job; tells how the machine ended if it ended under the job.
 async fn end(sandbox: &MicroVm, result: Conclusion) -> Option<RunJobError> {
-    if result == Conclusion::Failure && !answers(sandbox).await {
-        let (ended, console) = sandbox.post_mortem().await?;
-        tracing::info!("the end of the console:\n{console}");
-        return Some(RunJobError::Lost(ended.to_string()));
-    }
-    sandbox.end().await;
-    None
-}
-
-async fn answers(sandbox: &MicroVm) -> bool {
-    let ping = tokio::time::timeout(PING_LIMIT, sandbox.agent().ping());
-    matches!(ping.await, Ok(Ok(_)))
+    let (ended, console) = sandbox.finish(result == Conclusion::Failure).await?;
+    tracing::info!("the end of the console:\n{console}");
+    Some(RunJobError::Lost(ended.to_string()))
 }
 
 /// A job's outcome as the jobs that need it see it.

@@ -1,0 +1,170 @@
+//! `mayfly worker`: one just-in-time runner, for one job.
+
+use std::{
+    io::{self, IsTerminal, Read},
+    process,
+};
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::{
+    CommandResult, Exit, Failure,
+    interrupt::{Interrupts, interrupted},
+    kvm,
+    machine::{Launcher, MachineArgs},
+};
+use crate::{
+    config::Installation,
+    github::{
+        broker::Identity,
+        jit::{JitConfig, MAX_JIT_CONFIG},
+        report::GitHubReporter,
+        worker::{Ended, Times, Worker},
+    },
+    job::{
+        self, Cancellation, cancellation,
+        layout::Layout,
+        outcome::{Conclusion, JobOutcome},
+        request::JobRequest,
+    },
+    sandbox::microvm::MicroVm,
+};
+
+/// The protocol level that is reported where nothing else is said: a version of actions/runner.
+const RUNNER_VERSION: &str = "2.336.0";
+
+/// Takes one job from GitHub and runs it in a fresh sandbox. The just-in-time configuration
+/// (`encoded_jit_config`) comes on standard input, never on the command line.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  gh api -X POST repos/OWNER/REPO/actions/runners/generate-jitconfig -f name=sandbox-1 \\\n\
+                  \x20   -F runner_group_id=1 -f 'labels[]=sandbox' --jq .encoded_jit_config | mayfly worker --image standard\n\n\
+                  Exit codes: 0 a job ran and GitHub knows its result (whatever it was), or none came before the\n\
+                  worker was told to stop, 2 wrong command line or configuration, 3 GitHub or the machine\n\
+                  did not let it."
+)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Version of actions/runner whose protocol level is reported. GitHub gives no job to one that is
+    /// older than about a month.
+    #[arg(long, value_name = "VERSION", default_value = RUNNER_VERSION, env = "MAYFLY_RUNNER_VERSION")]
+    runner_version: String,
+}
+
+pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
+    if io::stdin().is_terminal() {
+        let cause = "give `encoded_jit_config` on standard input, by a pipe";
+        return Err(Failure::usage(anyhow::anyhow!(cause)));
+    }
+    kvm::ensure(mode)?;
+    let config = read_config()?;
+    let installation = Installation::locate()?;
+    let name = config.runner.agent_name.clone();
+    let agent = format!("mayfly/{}", env!("CARGO_PKG_VERSION"));
+    super::runtime()?.block_on(async {
+        let mut interrupts = Interrupts::take()?;
+        // The template first: a job that is taken has a machine.
+        let launcher = interrupts
+            .guard(args.machine.launcher(installation))
+            .await?;
+        let worker = Worker::new(config, identity(args), &agent, Times::default())?;
+        let (canceller, stop) = cancellation();
+        let run = async |request: &JobRequest, reporter: &GitHubReporter, cancelled| {
+            run_job(&launcher, &name, request, reporter, cancelled).await
+        };
+        let life = worker.live(run, stop);
+        tokio::pin!(life);
+        let mut signal = None;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut life => break ended,
+                number = interrupts.next() => {
+                    // The first lets the job end as a cancelled one; the second is meant.
+                    if signal.replace(number).is_some() {
+                        return Err(interrupted(number));
+                    }
+                    canceller.cancel();
+                }
+            }
+        };
+        match ended? {
+            Ended::Job(outcome) => println!("job ended: {}", outcome.result.as_str()),
+            Ended::Stopped => println!("stopped before a job came"),
+            Ended::Shutdown(reason) => println!("shut down by GitHub before a job came: {reason}"),
+        }
+        Ok(Exit::Success)
+    })
+}
+
+/// Reads the configuration, and nothing beyond its bound.
+fn read_config() -> Result<JitConfig, Failure> {
+    let mut encoded = Zeroizing::new(String::new());
+    let limit = u64::try_from(MAX_JIT_CONFIG + 1).unwrap_or(u64::MAX);
+    io::stdin()
+        .lock()
+        .take(limit)
+        .read_to_string(&mut encoded)?;
+    JitConfig::decode(encoded.trim()).map_err(Failure::usage)
+}
+
+fn identity(args: &WorkerArgs) -> Identity {
+    let system = rustix::system::uname();
+    let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    Identity {
+        version: args.runner_version.clone(),
+        owner: format!("{} (PID: {})", text(system.nodename()), process::id()),
+        os_description: format!("{} {}", text(system.sysname()), text(system.release())),
+    }
+}
+
+/// Restores a sandbox for the job, runs it there, and destroys the sandbox.
+async fn run_job(
+    launcher: &Launcher,
+    name: &str,
+    request: &JobRequest,
+    reporter: &GitHubReporter,
+    cancelled: Cancellation,
+) -> JobOutcome {
+    let options = job::Options {
+        runner_name: name.to_owned(),
+        ..launcher.job_options()
+    };
+    let sandbox = match prepared(launcher, request, options.user.as_deref()).await {
+        Ok(sandbox) => sandbox,
+        Err(why) => {
+            tracing::error!("no sandbox for the job: {why:#}");
+            return job::never_begun(request, reporter, &format!("{why:#}")).await;
+        }
+    };
+    let outcome = job::execute(request, &options, &sandbox, reporter, cancelled).await;
+    let suspect = outcome.result == Conclusion::Failure;
+    if let Some((ended, console)) = sandbox.finish(suspect).await {
+        tracing::error!(
+            "the sandbox of the job was lost: {ended}; the end of its console:\n{console}"
+        );
+    }
+    outcome
+}
+
+/// A sandbox with an empty workspace.
+async fn prepared(
+    launcher: &Launcher,
+    request: &JobRequest,
+    user: Option<&str>,
+) -> anyhow::Result<MicroVm> {
+    let sandbox = launcher.restore().await?;
+    let github = request
+        .context_data
+        .get("github")
+        .and_then(|github| github.as_object());
+    let repository = github.and_then(|github| github.get("repository")?.as_str());
+    let layout = Layout::new(job::layout::WORK, repository.unwrap_or_default());
+    let empty = tar::Builder::new(Vec::new()).into_inner()?;
+    sandbox
+        .agent()
+        .copy_in_as(&layout.workspace, user, empty.as_slice())
+        .await?;
+    Ok(sandbox)
+}

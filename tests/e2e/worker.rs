@@ -1,0 +1,226 @@
+//! `mayfly worker` with real guests, against the strict GitHub on loopback.
+
+use std::{
+    io::Write,
+    process::{Child, Command, ExitCode, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Failed, Trial};
+use mayfly_tests::{
+    bench,
+    github::{FakeGitHub, FakeJob, Job},
+    processes, run_group,
+};
+use serde_json::{Value as Json, json};
+use tokio::runtime::Runtime;
+
+/// How long a worker may take on a slow machine.
+const LIMIT: Duration = Duration::from_secs(240);
+
+fn main() -> ExitCode {
+    run_group(vec![
+        Trial::test(
+            "a_job_of_github_runs_in_a_sandbox_and_its_page_is_whole",
+            well,
+        ),
+        Trial::test("a_step_that_fails_fails_the_job", fails),
+        Trial::test("a_cancelled_job_ends_and_says_so", cancelled),
+        Trial::test("an_idle_worker_that_is_stopped_leaves_nothing", idle),
+        Trial::test("a_configuration_that_is_none_is_refused", refused),
+    ])
+}
+
+/// The fake on a runtime of its own, as the tests are not asynchronous.
+struct GitHub {
+    fake: FakeGitHub,
+    _runtime: Runtime,
+}
+
+impl GitHub {
+    fn start() -> Result<Self, Failed> {
+        let runtime = Runtime::new()?;
+        let fake = runtime.block_on(FakeGitHub::start())?;
+        Ok(Self {
+            fake,
+            _runtime: runtime,
+        })
+    }
+
+    /// Queues a job of these scripts, with one secret.
+    fn queue(&self, scripts: &[&str]) -> String {
+        let script =
+            |(index, script): (usize, &&str)| (format!("step {index}"), (*script).to_owned());
+        self.fake.queue(&FakeJob {
+            name: "build".into(),
+            scripts: scripts.iter().enumerate().map(script).collect(),
+            secrets: vec![("TOKEN".into(), "hunter2-canary".into())],
+        })
+    }
+
+    /// Starts a worker.
+    fn worker(&self) -> Result<Child, Failed> {
+        worker(&self.fake.register("sandbox-1"))
+    }
+}
+
+fn worker(config: &str) -> Result<Child, Failed> {
+    let mut command: Command = bench().mayfly(["worker", "--memory", "512M"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .ok_or("a pipe")?
+        .write_all(config.as_bytes())?;
+    Ok(child)
+}
+
+/// The end of a worker: its code and what it printed.
+fn ended(mut child: Child) -> Result<(i32, String), Failed> {
+    let end = Instant::now() + LIMIT;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > end {
+            child.kill()?;
+            return Err("the worker does not end".into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok((output.status.code().unwrap_or(-1), text))
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) -> Result<(), Failed> {
+    let end = Instant::now() + LIMIT;
+    while !condition() {
+        if Instant::now() > end {
+            return Err(format!("it never came to this: {what}").into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The text of a step's log, by the step's number.
+fn log(job: &Job, number: u64) -> String {
+    let id = job.steps[&number]["external_id"]
+        .as_str()
+        .unwrap_or_default();
+    let blob = job.blobs.get(&format!("log-{id}"));
+    blob.map_or_else(String::new, |blob| {
+        String::from_utf8_lossy(&blob.bytes).into_owned()
+    })
+}
+
+fn conclusion(job: &Job) -> Json {
+    job.completed
+        .as_ref()
+        .map_or(Json::Null, |done| done["conclusion"].clone())
+}
+
+fn nothing_left(github: &GitHub) {
+    assert_eq!(github.fake.violations(), Vec::<String>::new());
+    assert!(!github.fake.has_session("sandbox-1"));
+    processes::wait_until_none(Duration::from_secs(20));
+}
+
+fn well() -> Result<(), Failed> {
+    let github = GitHub::start()?;
+    let id = github.queue(&[
+        "echo kernel $(uname -r); echo \"# Done\" >> $GITHUB_STEP_SUMMARY; echo who=world >> $GITHUB_ENV",
+        "echo hello $who; echo hunter2-canary; echo \"::warning file=a.c,line=3::mind this\"",
+    ]);
+    let (code, said) = ended(github.worker()?)?;
+    assert_eq!((code, said.as_str()), (0, "job ended: success\n"));
+    let job = github.fake.job(&id);
+    assert_eq!(conclusion(&job), json!("succeeded"));
+    let names: Vec<&Json> = job.steps.values().map(|step| &step["name"]).collect();
+    assert_eq!(names, ["Set up job", "step 0", "step 1", "Complete job"]);
+    assert!(log(&job, 2).contains("Z kernel 6."), "{}", log(&job, 2));
+    let second = log(&job, 3);
+    assert!(
+        second.contains("Z hello world\n") && second.contains("Z ***\n"),
+        "{second}"
+    );
+    let whole: Vec<u8> = job
+        .blobs
+        .values()
+        .flat_map(|blob| blob.bytes.clone())
+        .collect();
+    assert!(
+        !String::from_utf8_lossy(&whole).contains("hunter2"),
+        "the secret is in a log"
+    );
+    let summary = job
+        .blobs
+        .iter()
+        .find(|(name, _)| name.starts_with("summary-"));
+    assert_eq!(summary.ok_or("a summary")?.1.bytes, b"# Done\n");
+    let done = job.completed.ok_or("a result")?;
+    let annotation = &done["stepResults"][2]["annotations"][0];
+    assert_eq!(
+        (&annotation["message"], &annotation["path"]),
+        (&json!("mind this"), &json!("a.c"))
+    );
+    nothing_left(&github);
+    Ok(())
+}
+
+fn fails() -> Result<(), Failed> {
+    let github = GitHub::start()?;
+    let id = github.queue(&["exit 7", "echo never"]);
+    let (code, said) = ended(github.worker()?)?;
+    assert_eq!((code, said.as_str()), (0, "job ended: failure\n"));
+    let job = github.fake.job(&id);
+    assert_eq!(conclusion(&job), json!("failed"));
+    assert!(
+        log(&job, 2).contains("##[error]Process completed with exit code 7."),
+        "{}",
+        log(&job, 2)
+    );
+    assert_eq!(
+        job.steps[&3]["conclusion"],
+        json!(7),
+        "the second step is skipped"
+    );
+    nothing_left(&github);
+    Ok(())
+}
+
+fn cancelled() -> Result<(), Failed> {
+    let github = GitHub::start()?;
+    let id = github.queue(&["sleep 600"]);
+    let child = github.worker()?;
+    wait_for("the step runs", || {
+        github.fake.job(&id).steps.contains_key(&2)
+    })?;
+    github.fake.cancel(&id);
+    let (code, said) = ended(child)?;
+    assert_eq!((code, said.as_str()), (0, "job ended: cancelled\n"));
+    assert_eq!(conclusion(&github.fake.job(&id)), json!("canceled"));
+    nothing_left(&github);
+    Ok(())
+}
+
+fn idle() -> Result<(), Failed> {
+    let github = GitHub::start()?;
+    let child = github.worker()?;
+    wait_for("a session", || github.fake.has_session("sandbox-1"))?;
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM)?;
+    let (code, said) = ended(child)?;
+    assert_eq!((code, said.as_str()), (0, "stopped before a job came\n"));
+    nothing_left(&github);
+    Ok(())
+}
+
+fn refused() -> Result<(), Failed> {
+    let (code, said) = ended(worker("bm9uc2Vuc2U=")?)?;
+    assert_eq!((code, said.as_str()), (2, ""));
+    Ok(())
+}
