@@ -160,7 +160,7 @@ fn well() -> Result<(), Failed> {
         .blobs
         .iter()
         .find(|(name, _)| name.starts_with("summary-"));
-    assert_eq!(summary.ok_or("a summary")?.1.bytes, b"# Done\n");
+    assert_eq!(summary.ok_or("a summary")?.1.bytes, b"# Done");
     let done = job.completed.ok_or("a result")?;
     let annotation = &done["stepResults"][2]["annotations"][0];
     assert_eq!(
