@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use libtest_mimic::{Failed, Trial};
 use mayfly_tests::{Ended, bench, finish, processes, run_group};
 
 fn main() -> ExitCode {
+    BEFORE.get_or_init(temporary);
     let mut trials = vec![
         Trial::test("a_killed_vmm_is_named_and_the_command_ends", killed_vmm),
         Trial::test(
@@ -109,10 +111,19 @@ fn drafts(state: &Path) -> Vec<String> {
     names
 }
 
-fn nothing_left() {
-    processes::wait_until_none(Duration::from_secs(10));
+/// Mayfly's folders in the temporary folder before the first scenario: others may have left them.
+static BEFORE: OnceLock<Vec<String>> = OnceLock::new();
+
+fn temporary() -> Vec<String> {
     let mut folders = names_in(&std::env::temp_dir());
     folders.retain(|name| name.starts_with("mayfly-"));
+    folders
+}
+
+fn nothing_left() {
+    processes::wait_until_none(Duration::from_secs(10));
+    let mut folders = temporary();
+    folders.retain(|name| !BEFORE.get().is_some_and(|before| before.contains(name)));
     assert!(
         folders.is_empty(),
         "left in the temporary folder: {folders:?}"
