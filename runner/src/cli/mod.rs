@@ -175,6 +175,8 @@ fn end_quietly_without_readers() {
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // As the first thread of a process has: actions are nested ten deep.
+        .thread_stack_size(8 << 20)
         .build()
 }
 

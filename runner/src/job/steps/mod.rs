@@ -132,16 +132,19 @@ impl ActionEnd {
 }
 
 /// Runs a step; what it changes is in its output.
+///
+/// Each kind is in a box of its own: an action may use an action ten deep, and the stack then holds
+/// the path taken, not room for all kinds at each level.
 pub(super) async fn run<S: Sandbox, R: Reporter>(
     run: &mut StepRun<'_, '_, S, R>,
 ) -> Result<ActionEnd, StepError> {
     match &run.task.step.action {
-        StepAction::Repository { .. } => action(run).await,
+        StepAction::Repository { .. } => Box::pin(action(run)).await,
         StepAction::ContainerRegistry { image } => {
             let image = image.clone();
-            docker::image(run, &image).await
+            Box::pin(docker::image(run, &image)).await
         }
-        _ => run::script(run).await,
+        _ => Box::pin(run::script(run)).await,
     }
 }
 
@@ -181,9 +184,9 @@ async fn action<S: Sandbox, R: Reporter>(
         run.output.changes.posts.push(post);
     }
     match &action.manifest.runs {
-        Runs::Node(node) => javascript::run(run, &action, node).await,
-        Runs::Composite(_) => composite::run(run, &action).await,
-        Runs::Docker(docker) => docker::run(run, &action, docker).await,
+        Runs::Node(node) => Box::pin(javascript::run(run, &action, node)).await,
+        Runs::Composite(_) => Box::pin(composite::run(run, &action)).await,
+        Runs::Docker(docker) => Box::pin(docker::run(run, &action, docker)).await,
     }
 }
 
