@@ -312,7 +312,7 @@ fn kernel_command_line(supervisor: &Path) -> Result<String, MachineError> {
         return Err(MachineError::LongPath(supervisor.to_owned()));
     }
     Ok(format!(
-        "console=ttyS0 panic=-1 mitigations=off tsc=reliable {PERIODIC_TICK} quiet \
+        "console=ttyS0 panic=-1 mitigations=off tsc=reliable no_timer_check {PERIODIC_TICK} quiet \
          softkvm.supervisor={path}"
     ))
 }
