@@ -118,10 +118,13 @@ pub fn finish(command: Command) -> Ended {
 /// As [`finish`].
 pub fn finish_within(limit: Duration, mut command: Command) -> Ended {
     for attempt in 1..=2 {
-        if let Some(ended) = ended_in_time(limit, &mut command) {
-            return ended;
+        match ended_in_time(limit, &mut command) {
+            Some(ended) if attempt == 1 && ended.guest_lost_its_timer() => {
+                eprintln!("HUNG, its guest's timer stood still: {command:?}");
+            }
+            Some(ended) => return ended,
+            None => eprintln!("HUNG for {limit:?}, attempt {attempt}: {command:?}"),
         }
-        eprintln!("HUNG for {limit:?}, attempt {attempt}: {command:?}");
     }
     panic!("hung twice: {command:?}");
 }
