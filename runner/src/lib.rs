@@ -15,4 +15,5 @@ mod printable;
 pub mod results;
 pub mod sandbox;
 mod tolerant;
+mod web;
 pub mod workflow;

@@ -10,10 +10,11 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENT
 use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use url::{Host, Url};
+use url::Url;
 
 use super::image::{ImageReference, is_digest};
 use crate::printable;
+use crate::web::{causes, is_loopback};
 
 /// Longest manifest, in bytes: registries take no longer ones.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -182,7 +183,7 @@ impl Registries {
         let path = format!("{host}/v2/{}/manifests/{what}", image.repository);
         let url = Url::parse(&format!("https://{path}")).ok();
         let url = match url {
-            Some(url) if is_here(&url) => Url::parse(&format!("http://{path}")).ok(),
+            Some(url) if is_loopback(&url) => Url::parse(&format!("http://{path}")).ok(),
             url => url,
         };
         let url = url.ok_or_else(|| RegistryError::Failed {
@@ -253,7 +254,7 @@ impl Question<'_> {
             return Ok(None);
         };
         // Only a registry of this machine may send to a server of this machine, and by plain HTTP.
-        if url.scheme() != "https" && !(is_here(&url) && is_here(&self.url)) {
+        if url.scheme() != "https" && !(is_loopback(&url) && is_loopback(&self.url)) {
             return Err(self.failed("it names a server for tokens that is not asked by https"));
         }
         for name in ["service", "scope"] {
@@ -327,16 +328,6 @@ fn platforms(manifests: Vec<Manifest>) -> Vec<(String, String)> {
     platforms
 }
 
-/// Whether a URL is of this machine.
-fn is_here(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
@@ -355,17 +346,6 @@ fn parameter(parameters: &str, name: &str) -> Option<String> {
         rest = after;
     }
     None
-}
-
-/// An error with its causes: the outermost says little.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        said = format!("{said}: {inner}");
-        cause = inner.source();
-    }
-    said
 }
 
 #[cfg(test)]

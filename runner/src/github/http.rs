@@ -7,6 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use url::Url;
 
+use crate::web::causes;
+
 /// Most bytes of an answer. Job messages are the largest: they hold the event of the run.
 const MAX_ANSWER: usize = 32 << 20;
 /// Most characters of a service's own words in an error.
@@ -131,12 +133,7 @@ fn exchange(error: reqwest::Error) -> TransportError {
     let host = error.url().and_then(Url::host_str).unwrap_or("the service");
     let host = host.to_owned();
     let error = error.without_url();
-    let mut cause = error.to_string();
-    let mut inner = std::error::Error::source(&error);
-    while let Some(next) = inner {
-        cause = format!("{cause}: {next}");
-        inner = next.source();
-    }
+    let cause = causes(&error);
     TransportError::Exchange { host, cause }
 }
 

@@ -9,7 +9,10 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::key::{KeyError, RunnerKey};
-use crate::tolerant::{FieldError, Fields};
+use crate::{
+    tolerant::{FieldError, Fields},
+    web::is_loopback,
+};
 
 /// Most bytes of a configuration; GitHub's have about 4 KiB.
 pub const MAX_JIT_CONFIG: usize = 256 << 10;
@@ -188,15 +191,9 @@ pub(super) fn base(text: &str) -> Result<Url, &'static str> {
 /// An address that a token may be sent to: HTTPS, or plain HTTP to this machine itself.
 pub(super) fn web(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "is not a URL")?;
-    let loopback = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
     match url.scheme() {
         "https" => Ok(url),
-        "http" if loopback => Ok(url),
+        "http" if is_loopback(&url) => Ok(url),
         _ => Err("is not an https URL"),
     }
 }

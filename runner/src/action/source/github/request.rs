@@ -10,13 +10,14 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncRead;
 use tokio::sync::OnceCell;
-use url::{Host, Url};
+use url::Url;
 
 use super::body::BodyReader;
 use crate::action::digest::CommitId;
 use crate::action::reference::RepositoryName;
 use crate::action::source::SourceError;
 use crate::printable;
+use crate::web::{causes, is_loopback};
 
 /// Most bytes of one answer but an archive.
 const MAX_ANSWER: usize = 16 << 20;
@@ -46,21 +47,11 @@ pub(super) fn path(text: &str) -> String {
     utf8_percent_encode(text, PART).to_string()
 }
 
-/// Whether a URL is of this machine: only then it may do without https.
-fn is_here(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
 impl Api {
     pub(super) fn new(base: &str, token: Option<SecretString>) -> Result<Self, SourceError> {
         let url = Url::parse(base).ok();
         let good = url.filter(|url| {
-            let plain = url.scheme() == "http" && is_here(url);
+            let plain = url.scheme() == "http" && is_loopback(url);
             (url.scheme() == "https" || plain) && url.username().is_empty() && url.query().is_none()
         });
         good.ok_or_else(|| SourceError::Api(base.to_owned()))?;
@@ -130,7 +121,7 @@ impl Api {
                 .get(LOCATION)
                 .and_then(|next| next.to_str().ok());
             let next = next.and_then(|next| Url::parse(&url).ok()?.join(next).ok());
-            let next = next.filter(|next| next.scheme() == "https" || is_here(next));
+            let next = next.filter(|next| next.scheme() == "https" || is_loopback(next));
             url = next
                 .ok_or_else(|| self.failed(name, "its answer leads nowhere"))?
                 .into();
@@ -222,18 +213,4 @@ impl Api {
             why: printable::line(why),
         }
     }
-}
-
-/// An error with its causes: the outermost says little.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let text = inner.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
-        }
-        cause = inner.source();
-    }
-    said
 }
