@@ -24,7 +24,7 @@ use mayfly::{
     },
     workflow::source::Source,
 };
-use mayfly_tests::{conditions::Host, git_server::git, spread::Spread};
+use mayfly_tests::{conditions::Host, git_server::git, measured, spread::Spread};
 use serde::Serialize;
 
 /// How often each figure is measured; the median is told.
@@ -58,28 +58,7 @@ struct Report {
 }
 
 fn main() -> ExitCode {
-    let measured = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("runtime")
-        .and_then(|runtime| runtime.block_on(measure()));
-    match measured {
-        Ok(report) if std::env::args().any(|argument| argument == "--json") => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).unwrap_or_default()
-            );
-            ExitCode::SUCCESS
-        }
-        Ok(report) => {
-            print(&report);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    measured::tell(measure(), print)
 }
 
 async fn measure() -> Result<Report> {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use mayfly::sandbox::microvm::MicroVm;
-use mayfly_tests::{conditions::Conditions, ensure_kvm, guests::Guests, spread::Spread};
+use mayfly_tests::{conditions::Conditions, ensure_kvm, guests::Guests, measured, spread::Spread};
 use mayfly_vmm::config::MachineConfig;
 use serde::Serialize;
 
@@ -45,28 +45,7 @@ fn main() -> ExitCode {
         eprintln!("not measured: {why}");
         return ExitCode::from(3);
     }
-    let measured = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("runtime")
-        .and_then(|runtime| runtime.block_on(measure()));
-    match measured {
-        Ok(report) if std::env::args().any(|argument| argument == "--json") => {
-            println!(
-                "{}",
-                serde_json::to_string_pretty(&report).unwrap_or_default()
-            );
-            ExitCode::SUCCESS
-        }
-        Ok(report) => {
-            print(&report);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    measured::tell(measure(), print)
 }
 
 async fn measure() -> Result<Report> {

@@ -20,6 +20,7 @@ use mayfly_tests::{
     conditions::Conditions,
     ensure_kvm,
     guests::{Guests, SIZE},
+    measured,
     spread::Spread,
 };
 use serde::Serialize;
@@ -49,26 +50,7 @@ fn main() -> ExitCode {
         eprintln!("not measured: {why}");
         return ExitCode::from(3);
     }
-    let measured = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("runtime")
-        .and_then(|runtime| runtime.block_on(measure()));
-    match measured {
-        Ok(report) if std::env::args().any(|argument| argument == "--json") => {
-            let json = serde_json::to_string_pretty(&report).unwrap_or_default();
-            println!("{json}");
-            ExitCode::SUCCESS
-        }
-        Ok(report) => {
-            print(&report);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    measured::tell(measure(), print)
 }
 
 async fn measure() -> Result<Report> {

@@ -24,6 +24,7 @@ pub mod conditions;
 pub mod git_server;
 pub mod github;
 pub mod guests;
+pub mod measured;
 pub mod npm;
 pub mod processes;
 pub mod scenario;
