@@ -10,7 +10,7 @@ step "1/4 Debian packages"
 deploy/prerequisites.sh
 
 step "2/4 Programs"
-command -v cargo >/dev/null || { echo "quickstart: cargo is not in PATH; install Rust 1.89 or newer first" >&2; exit 3; }
+command -v cargo >/dev/null || { echo "quickstart: cargo is not in PATH; install Rust 1.91 or newer first" >&2; exit 3; }
 deploy/build.sh
 
 mayfly="${CARGO_TARGET_DIR:-target}/release/mayfly"

@@ -1,0 +1,8 @@
+//! The sandbox's only network: every frame ends in the worker, which decides, connects and writes down.
+//!
+//! Data flows one way: frames of the VMM -> `stack` (user-space TCP/IP) -> a [`Flow`] that asks for a
+//! connection -> the policy's verdict -> a socket of the host, and a line of the record.
+
+pub mod flow;
+
+pub use flow::{Flow, Transport};
