@@ -12,6 +12,7 @@ pub mod egress;
 pub mod expression;
 pub mod github;
 pub mod job;
+pub mod metrics;
 pub mod notice;
 mod printable;
 pub mod results;
