@@ -1,13 +1,22 @@
 //! Where things are: the state folder and the programs that `mayfly` starts.
 
+mod reader;
+mod secret_file;
+mod serve;
+#[cfg(test)]
+mod serve_tests;
 mod settings;
+pub mod size;
 
 use std::{
     env,
     path::{Path, PathBuf},
 };
 
-pub use settings::{ActionSettings, Settings, SettingsError};
+pub use reader::Problem;
+pub use secret_file::{SecretFileError, read_secret};
+pub use serve::{CredentialFiles, DEFAULT_GROUP, GitHubConfig, Limits, Mode, Pool, ServeConfig};
+pub use settings::{ActionSettings, Settings, SettingsError, file};
 
 /// Folders and programs of this installation.
 #[derive(Debug, Clone)]
@@ -115,6 +124,12 @@ impl Installation {
     #[must_use]
     pub fn caches(&self) -> PathBuf {
         self.state.join("caches")
+    }
+
+    /// Folder of the supervisor: its lock and the records of its workers.
+    #[must_use]
+    pub fn serve_folder(&self) -> PathBuf {
+        self.state.join("serve")
     }
 
     /// Folder of unnamed files of running sandboxes, on the state folder's disk.

@@ -17,6 +17,7 @@ pub mod notice;
 mod printable;
 pub mod results;
 pub mod sandbox;
+pub mod supervisor;
 mod tolerant;
 mod web;
 pub mod workflow;

@@ -1,7 +1,18 @@
-//! What a worker tells its supervisor, a line of JSON each, on a pipe that it inherits. Names, times and
-//! numbers: never a job message, never a secret.
+//! What a worker tells its supervisor, a line of JSON each, on a named pipe. Names, times and numbers:
+//! never a job message, never a secret.
+//!
+//! The pipe has a name so that a supervisor that was started again goes on where the one before it was
+//! ended: the worker holds the pipe open, and with it what nobody has read yet.
 
+use std::{fmt, io, os::fd::OwnedFd, path::Path, sync::Arc};
+
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use serde::{Deserialize, Serialize};
+
+/// Longest line: what the kernel writes to a pipe whole or not at all.
+pub const MAX_LINE: usize = 4096;
+/// Most bytes of a name in a line: five of them fit.
+const MAX_NAME: usize = 700;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,4 +107,117 @@ pub enum Phase {
     Run,
     /// From the last step's end to GitHub's knowledge of the result.
     Report,
+}
+
+impl JobNames {
+    /// The names, each no longer than fits into a line with all others.
+    #[must_use]
+    pub fn shortened(mut self) -> Self {
+        for name in [
+            &mut self.job_id,
+            &mut self.repository,
+            &mut self.job_name,
+            &mut self.job_workflow_ref,
+            &mut self.event_name,
+        ] {
+            let mut left = MAX_NAME;
+            let fits = |c: &char| {
+                let bytes = c.len_utf8() + usize::from(matches!(c, '"' | '\\'));
+                left.checked_sub(bytes).map(|rest| left = rest).is_some()
+            };
+            let shown = name.chars().filter(|c| !c.is_control());
+            let short: String = shown.take_while(fits).collect();
+            *name = short;
+        }
+        self
+    }
+}
+
+/// The worker's end of the pipe; or none, where there is no supervisor.
+#[derive(Clone, Default)]
+pub struct Notices(Option<Arc<OwnedFd>>);
+
+impl fmt::Debug for Notices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "Notices(pipe)"
+        } else {
+            "Notices(none)"
+        })
+    }
+}
+
+impl Notices {
+    /// Opens the pipe of this name.
+    ///
+    /// # Errors
+    /// If it is none, or cannot be opened.
+    pub fn open(pipe: &Path) -> io::Result<Self> {
+        // For reading too: the pipe then stays whole while no supervisor has it open.
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let pipe = open(pipe, flags, Mode::empty())?;
+        if FileType::from_raw_mode(fstat(&pipe)?.st_mode) != FileType::Fifo {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no named pipe",
+            ));
+        }
+        Ok(Self(Some(Arc::new(pipe))))
+    }
+
+    /// Tells something. Never waits: what does not fit, because nobody reads, is not told.
+    pub fn tell(&self, notice: &Notice) {
+        let Some(pipe) = &self.0 else { return };
+        let Ok(mut line) = serde_json::to_vec(notice) else {
+            return;
+        };
+        line.push(b'\n');
+        if line.len() > MAX_LINE {
+            tracing::warn!("a notice to the supervisor is too long and is not told");
+            return;
+        }
+        if let Err(error) = rustix::io::write(pipe, &line) {
+            tracing::debug!(%error, "a notice to the supervisor was not taken");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Read};
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_reads_yet_is_kept_and_never_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        let notices = Notices::open(&path).unwrap();
+        let names = JobNames {
+            job_name: "\u{1}\u{10348}\"".repeat(2000),
+            repository: "\"\\".repeat(4000),
+            ..JobNames::default()
+        };
+        notices.tell(&Notice::Listening);
+        notices.tell(&Notice::Job(names.shortened()));
+        let read = OFlags::RDONLY | OFlags::NONBLOCK;
+        let mut reader = fs::File::from(open(&path, read, Mode::empty()).unwrap());
+        let mut buffer = vec![0; 1 << 16];
+        let count = reader.read(&mut buffer).unwrap();
+        let lines: Vec<Notice> = buffer[..count]
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect();
+        assert_eq!(lines[0], Notice::Listening);
+        assert!(matches!(&lines[1], Notice::Job(names) if names.repository.len() > 300));
+        // Nobody reads: it must come back all the same, with whole lines only in the pipe.
+        for _ in 0..10_000 {
+            notices.tell(&Notice::Renewal { ok: true });
+        }
+        let count = reader.read(&mut buffer).unwrap();
+        assert_eq!(buffer[count - 1], b'\n');
+        assert!(Notices::open(folder.path()).is_err());
+    }
 }

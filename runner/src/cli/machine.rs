@@ -10,9 +10,9 @@ use mayfly_images::{
 };
 use mayfly_vmm::config::MachineConfig;
 
-use super::{Failure, progress::Steps, size::parse_mib};
+use super::{Failure, progress::Steps};
 use crate::{
-    config::Installation,
+    config::{Installation, size::parse_mib},
     job::{NodeVersion, Options},
     sandbox::{
         microvm::{MicroVm, RestoreError},

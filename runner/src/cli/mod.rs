@@ -20,7 +20,7 @@ mod pin;
 mod progress;
 mod protect;
 mod run;
-mod size;
+mod serve;
 mod snapshot;
 mod unpack;
 mod worker;
@@ -118,6 +118,7 @@ enum Command {
     Pin(pin::PinArgs),
     Action(action::ActionArgs),
     Worker(worker::WorkerArgs),
+    Serve(serve::ServeArgs),
 }
 
 /// Parses the command line, runs the command, reports its failure on stderr.
@@ -148,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Pin(args) => pin::pin(&args),
         Command::Action(args) => action::action(&args),
         Command::Worker(args) => worker::worker(&args, cli.kvm),
+        Command::Serve(args) => serve::serve(&args, cli.kvm),
     };
     match result {
         Ok(exit) => exit.into(),

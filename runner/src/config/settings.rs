@@ -6,19 +6,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::action::policy::PinPolicy;
 
 /// Where the file is that no variable names; there need be none.
 const PATH: &str = "/etc/mayfly/config.toml";
 
+/// Sections that are read here, and not by `mayfly serve`.
+pub(super) const SECTIONS: [&str; 1] = ["actions"];
+
 /// What the configuration file says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// `[actions]`.
     pub actions: ActionSettings,
+    // Those of `mayfly serve`, which reads them by itself and says what is wrong with them.
+    github: IgnoredAny,
+    serve: IgnoredAny,
+    metrics: IgnoredAny,
+    pools: IgnoredAny,
 }
 
 /// Where actions come from, and which may run.
@@ -60,8 +68,8 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] if it is wrong, or one that is named is not there.
     pub fn load() -> Result<Self, SettingsError> {
-        match env::var_os("MAYFLY_CONFIG").filter(|path| !path.is_empty()) {
-            Some(path) => Self::read(Path::new(&path)),
+        match named() {
+            Some(path) => Self::read(&path),
             None => match Self::read(Path::new(PATH)) {
                 Err(SettingsError::Read { cause, .. })
                     if cause.kind() == io::ErrorKind::NotFound =>
@@ -87,6 +95,17 @@ impl Settings {
             cause: Box::new(cause),
         })
     }
+}
+
+/// The configuration file of this process, whether it is there or not.
+#[must_use]
+pub fn file() -> PathBuf {
+    named().unwrap_or_else(|| PathBuf::from(PATH))
+}
+
+fn named() -> Option<PathBuf> {
+    let path = env::var_os("MAYFLY_CONFIG").filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod key;
 pub mod message;
 pub mod pause;
 pub mod report;
+pub mod rest;
 pub mod run_service;
 pub mod token;
 pub mod worker;

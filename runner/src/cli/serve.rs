@@ -1,0 +1,119 @@
+//! `mayfly serve`: the supervisor.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mayfly_images::store::ImageStore;
+use serde::Serialize;
+
+use super::{CommandResult, Exit, Failure, kvm};
+use crate::{
+    config::{self, CredentialFiles, Installation, Problem, ServeConfig},
+    supervisor::credentials,
+};
+
+/// Serves GitHub: registers runners, gives each job a worker process and a sandbox of its own.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "SIGHUP reads the configuration anew. SIGTERM ends: idle workers at once, running jobs within\n\
+                  `drain_timeout`, after which they are cancelled and GitHub is told; a second one ends all now.\n\n\
+                  Exit codes: 0 ended as told, 2 the configuration is wrong, 3 the machine cannot do it."
+)]
+pub struct ServeArgs {
+    /// The configuration file, instead of $MAYFLY_CONFIG or /etc/mayfly/config.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only says what is wrong with the configuration, credentials and images included.
+    #[arg(long)]
+    check_config: bool,
+    /// As JSON, with --check-config.
+    #[arg(long, requires = "check_config")]
+    json: bool,
+}
+
+/// What `--check-config --json` prints.
+#[derive(Serialize)]
+struct Checked {
+    file: PathBuf,
+    ok: bool,
+    problems: Vec<Problem>,
+}
+
+pub fn serve(args: &ServeArgs, mode: kvm::KvmMode) -> CommandResult {
+    let file = args.config.clone().unwrap_or_else(config::file);
+    let checked = checked(&file);
+    if args.check_config {
+        return report(args, file, checked);
+    }
+    let config = checked.map_err(|problems| wrong(&problems))?;
+    kvm::ensure(mode)?;
+    let _ = config;
+    Err(anyhow::anyhow!("`mayfly serve` only checks its configuration so far").into())
+}
+
+/// The configuration, if it, the credentials it names and its images are as they must be.
+fn checked(file: &std::path::Path) -> Result<ServeConfig, Vec<Problem>> {
+    let config = ServeConfig::read(file)?;
+    let mut problems = Vec::new();
+    let mut wrong = |key: &str, what: String| {
+        problems.push(Problem {
+            file: file.to_owned(),
+            line: None,
+            key: key.to_owned(),
+            what,
+        });
+    };
+    if let Err(error) = credentials::read(&config.github.credentials) {
+        let key = match config.github.credentials {
+            CredentialFiles::App { .. } => "github.private_key_file",
+            CredentialFiles::Token(_) => "github.token_file",
+        };
+        wrong(key, error.to_string());
+    }
+    match Installation::locate() {
+        Ok(installation) => {
+            for (index, pool) in config.pools.iter().enumerate() {
+                let image = ImageStore::open(&installation.state)
+                    .map_err(|error| error.to_string())
+                    .and_then(|store| store.get(&pool.image).map_err(|error| error.to_string()));
+                if let Err(what) = image {
+                    wrong(&format!("pools[{index}].image"), what);
+                }
+            }
+        }
+        Err(error) => wrong("", error.to_string()),
+    }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(problems)
+    }
+}
+
+fn report(
+    args: &ServeArgs,
+    file: PathBuf,
+    checked: Result<ServeConfig, Vec<Problem>>,
+) -> CommandResult {
+    let problems = checked.err().unwrap_or_default();
+    let ok = problems.is_empty();
+    if args.json {
+        let checked = Checked { file, ok, problems };
+        println!("{}", serde_json::to_string_pretty(&checked)?);
+    } else if ok {
+        println!("{} is right", file.display());
+    } else {
+        for problem in &problems {
+            println!("{problem}");
+        }
+    }
+    Ok(if ok { Exit::Success } else { Exit::Usage })
+}
+
+fn wrong(problems: &[Problem]) -> Failure {
+    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Failure::usage(anyhow::anyhow!(
+        "the configuration is wrong\n{}",
+        said.join("\n")
+    ))
+}
