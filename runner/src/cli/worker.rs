@@ -2,7 +2,9 @@
 
 use std::{
     io::{self, IsTerminal, Read},
+    path::PathBuf,
     process,
+    time::Instant,
 };
 
 use clap::Args;
@@ -28,6 +30,7 @@ use crate::{
         outcome::{Conclusion, JobOutcome},
         request::JobRequest,
     },
+    notice::{Notice, Notices, Phase},
     sandbox::microvm::MicroVm,
 };
 
@@ -51,15 +54,25 @@ pub struct WorkerArgs {
     /// older than about a month.
     #[arg(long, value_name = "VERSION", default_value = RUNNER_VERSION, env = "MAYFLY_RUNNER_VERSION")]
     runner_version: String,
+    /// Named pipe on which a supervisor is told what happens.
+    #[arg(long, value_name = "PIPE", hide = true)]
+    notices: Option<PathBuf>,
+    /// Only makes the snapshot that sandboxes are restored from, where it is not there yet.
+    #[arg(long, hide = true)]
+    prepare: bool,
 }
 
 pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
+    if args.prepare {
+        return prepare(args, mode);
+    }
     if io::stdin().is_terminal() {
         let cause = "give `encoded_jit_config` on standard input, by a pipe";
         return Err(Failure::usage(anyhow::anyhow!(cause)));
     }
     kvm::ensure(mode)?;
     let config = read_config()?;
+    let notices = notices(args)?;
     let installation = Installation::locate()?;
     let name = config.runner.agent_name.clone();
     let agent = format!("mayfly/{}", env!("CARGO_PKG_VERSION"));
@@ -69,10 +82,12 @@ pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
         let launcher = interrupts
             .guard(args.machine.launcher(installation))
             .await?;
-        let worker = Worker::new(config, identity(args), &agent, Times::default())?;
+        let worker =
+            Worker::new(config, identity(args), &agent, Times::default())?.telling(notices.clone());
         let (canceller, stop) = cancellation();
         let run = async |request: &JobRequest, reporter: &GitHubReporter, cancelled| {
-            run_job(&launcher, &name, request, reporter, cancelled).await
+            let told = (&launcher, &notices);
+            run_job(told, &name, request, reporter, cancelled).await
         };
         let life = worker.live(run, stop);
         tokio::pin!(life);
@@ -95,6 +110,28 @@ pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
             Ended::Shutdown(reason) => println!("shut down by GitHub before a job came: {reason}"),
         }
         Ok(Exit::Success)
+    })
+}
+
+/// Makes the snapshot, so that no worker waits for it.
+fn prepare(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
+    kvm::ensure(mode)?;
+    let installation = Installation::locate()?;
+    super::runtime()?.block_on(async {
+        let mut interrupts = Interrupts::take()?;
+        let launcher = interrupts.guard(args.machine.launcher(installation)).await;
+        launcher.map(|_| Exit::Success)
+    })
+}
+
+/// The supervisor's pipe, if there is a supervisor.
+fn notices(args: &WorkerArgs) -> Result<Notices, Failure> {
+    let Some(pipe) = &args.notices else {
+        return Ok(Notices::default());
+    };
+    Notices::open(pipe).map_err(|cause| {
+        let shown = pipe.display();
+        Failure::usage(anyhow::anyhow!("cannot use the pipe {shown}: {cause}"))
     })
 }
 
@@ -121,7 +158,7 @@ fn identity(args: &WorkerArgs) -> Identity {
 
 /// Restores a sandbox for the job, runs it there, and destroys the sandbox.
 async fn run_job(
-    launcher: &Launcher,
+    (launcher, notices): (&Launcher, &Notices),
     name: &str,
     request: &JobRequest,
     reporter: &GitHubReporter,
@@ -131,7 +168,7 @@ async fn run_job(
         runner_name: name.to_owned(),
         ..launcher.job_options()
     };
-    let sandbox = match prepared(launcher, request, options.user.as_deref()).await {
+    let sandbox = match prepared(launcher, notices, request, options.user.as_deref()).await {
         Ok(sandbox) => sandbox,
         Err(why) => {
             tracing::error!("no sandbox for the job: {why:#}");
@@ -151,10 +188,23 @@ async fn run_job(
 /// A sandbox with an empty workspace.
 async fn prepared(
     launcher: &Launcher,
+    notices: &Notices,
     request: &JobRequest,
     user: Option<&str>,
 ) -> anyhow::Result<MicroVm> {
+    let begun = Instant::now();
     let sandbox = launcher.restore().await?;
+    let vmm = sandbox.vmm_process();
+    notices.tell(&Notice::Sandbox { vmm });
+    let whole = begun.elapsed();
+    let identity = sandbox.identity_took;
+    for (phase, took) in [
+        (Phase::Restore, whole.saturating_sub(identity)),
+        (Phase::Identity, identity),
+    ] {
+        let seconds = took.as_secs_f64();
+        notices.tell(&Notice::Phase { phase, seconds });
+    }
     let github = request
         .context_data
         .get("github")

@@ -166,8 +166,8 @@ fn whole(file: &Path, root: &Section<'_, '_>) -> Option<ServeConfig> {
         root.has(other);
     }
     let github = github(root);
-    let limits = limits(root.table("serve"));
-    let metrics = metrics(root.table("metrics"));
+    let limits = limits(&root.table("serve"));
+    let metrics = metrics(&root.table("metrics"));
     let pools = pools(root, github.as_ref().map(|github| &github.scope));
     root.finish();
     Some(ServeConfig {
@@ -291,7 +291,7 @@ fn version(text: &str) -> Result<String, String> {
     })
 }
 
-fn limits(section: Section<'_, '_>) -> Limits {
+fn limits(section: &Section<'_, '_>) -> Limits {
     let drain = section.parsed("drain_timeout", duration);
     let connect = section.parsed("connect_timeout", duration);
     section.finish();
@@ -310,7 +310,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `Some(None)` where metrics are off, `None` where the key is wrong.
-fn metrics(section: Section<'_, '_>) -> Option<Option<SocketAddr>> {
+fn metrics(section: &Section<'_, '_>) -> Option<Option<SocketAddr>> {
     let parse = |text: &str| match text {
         "off" => Ok(None),
         address => address.parse().map(Some).map_err(|_| {
@@ -344,13 +344,13 @@ fn pools(root: &Section<'_, '_>, scope: Option<&Scope>) -> Option<Vec<Pool>> {
         if !name.is_empty() && !names.insert(name) {
             section.wrong("name", "is that of another pool too; each has its own");
         }
-        pool(section, scope)
+        pool(&section, scope)
     };
     let pools: Vec<Option<Pool>> = sections.into_iter().map(read).collect();
     pools.into_iter().collect()
 }
 
-fn pool(section: Section<'_, '_>, scope: Option<&Scope>) -> Option<Pool> {
+fn pool(section: &Section<'_, '_>, scope: Option<&Scope>) -> Option<Pool> {
     section.required("name", "a pool is known by it: name = \"sandbox\"");
     let name = section.parsed("name", pool_name);
     let mode = if section.has("mode") {
@@ -364,7 +364,7 @@ fn pool(section: Section<'_, '_>, scope: Option<&Scope>) -> Option<Pool> {
     } else {
         Some(Mode::Jit)
     };
-    let labels = labels(&section, mode, name.as_deref());
+    let labels = labels(section, mode, name.as_deref());
     let image = section.required(
         "image",
         "write image = \"standard\", or another of `mayfly image ls`",
@@ -374,8 +374,8 @@ fn pool(section: Section<'_, '_>, scope: Option<&Scope>) -> Option<Pool> {
     if section.has("disk") {
         section.wrong("disk", "cannot be set for a pool: a sandbox's disk is as large as its image says; take the key out, and set it in the recipe");
     }
-    let (capacity, min_idle) = sizes(&section, mode);
-    let runner_group = group(&section, scope);
+    let (capacity, min_idle) = sizes(section, mode);
+    let runner_group = group(section, scope);
     let pins = section.parsed("pins", pins);
     section.finish();
     Some(Pool {

@@ -14,6 +14,7 @@ pub mod report;
 pub mod rest;
 pub mod run_service;
 pub mod token;
+mod told;
 pub mod worker;
 
 #[cfg(test)]

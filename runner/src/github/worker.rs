@@ -2,7 +2,11 @@
 //!
 //! What runs the job is given as a function, so that this file knows nothing of sandboxes.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    ops::RangeInclusive,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tokio::time::sleep;
@@ -19,8 +23,12 @@ use super::{
         NoConnection, Output,
     },
     token::{TokenError, TokenSource},
+    told,
 };
-use crate::job::{Cancellation, Canceller, cancellation, outcome::JobOutcome, request::JobRequest};
+use crate::{
+    job::{Cancellation, Canceller, cancellation, outcome::JobOutcome, request::JobRequest},
+    notice::{Notice, Notices, Phase},
+};
 
 /// Waits and numbers of tries. The defaults are those of the official runner.
 #[derive(Debug, Clone)]
@@ -112,6 +120,7 @@ pub struct Worker {
     tokens: Arc<TokenSource>,
     broker: Broker,
     times: Times,
+    notices: Notices,
 }
 
 impl Worker {
@@ -134,7 +143,15 @@ impl Worker {
             tokens,
             broker,
             times,
+            notices: Notices::default(),
         })
+    }
+
+    /// Tells a supervisor what happens.
+    #[must_use]
+    pub fn telling(mut self, notices: Notices) -> Self {
+        self.notices = notices;
+        self
     }
 
     /// Waits for a job, runs it with `run`, and tells its result.
@@ -153,6 +170,7 @@ impl Worker {
             () = stop.requested() => return Ok(Ended::Stopped),
             session = self.open() => session?,
         };
+        self.notices.tell(&Notice::Listening);
         let waited = tokio::select! {
             biased;
             () = stop.requested() => Ok(Waited::Stopped),
@@ -180,6 +198,7 @@ impl Worker {
                 Ok(session) => return Ok(session),
                 Err(error) => error,
             };
+            told::failed(&self.notices, "session", &error);
             match &error {
                 SessionError::Conflict(_) if conflicts < self.times.conflicts => conflicts += 1,
                 SessionError::Call(call) if may_pass(call) => {}
@@ -227,6 +246,7 @@ impl Worker {
                 }
                 Err(error) => error,
             };
+            told::failed(&self.notices, "message", &error);
             match &error {
                 PollError::SessionInvalid(_) => {
                     tracing::info!(%error, "opening a new session");
@@ -265,9 +285,13 @@ impl Worker {
                 tracing::debug!(%error, "the offer was not acknowledged");
             }
         }
-        let mut tries = 1;
+        let (mut tries, begun) = (1, Instant::now());
         loop {
             let acquired = run_service::acquire(&self.http, &self.tokens, offer).await;
+            match &acquired {
+                Ok(_) => over(&self.notices, Phase::Acquire, begun),
+                Err(error) => told::failed(&self.notices, "acquirejob", error),
+            }
             match acquired {
                 Err(AcquireError::Call(_) | AcquireError::Refused(_))
                     if tries < self.times.calls =>
@@ -305,6 +329,7 @@ impl Worker {
         run: impl AsyncFnOnce(&JobRequest, &GitHubReporter, Cancellation) -> JobOutcome,
         stop: Cancellation,
     ) -> Result<JobOutcome, WorkerError> {
+        self.notices.tell(&Notice::Job(told::names(job)));
         let service = JobService::of(self.http.clone(), job)?;
         let locked_until = self
             .first_renewal(&service)
@@ -319,8 +344,10 @@ impl Worker {
             }
         };
         let (canceller, cancelled) = cancellation();
+        let (notices, begun) = (self.notices.clone(), Instant::now());
         let running = async {
             let outcome = run(job, &reporter, cancelled).await;
+            over(&notices, Phase::Run, begun);
             drop(reporter);
             outcome
         };
@@ -329,13 +356,14 @@ impl Worker {
             outcome = running => outcome,
             never = async {
                 tokio::join!(
-                    keep(&service, locked_until, &times, &canceller),
+                    keep(&service, locked_until, &times, &canceller, &notices),
                     self.listen(session, &job.job_id, &canceller),
                     async { stop.requested().await; canceller.cancel() },
                 );
                 std::future::pending().await
             } => never,
         };
+        let begun = Instant::now();
         let reported = reporting.finish(self.times.report).await;
         if reported.incomplete > 0 {
             tracing::warn!(
@@ -345,25 +373,39 @@ impl Worker {
         }
         let completion = completion(&outcome, reported);
         let told = self.complete(&service, &completion).await;
-        told.map_err(WorkerError::Complete).map(|()| outcome)
+        told.map_err(WorkerError::Complete)?;
+        over(&self.notices, Phase::Report, begun);
+        let result = told::word(completion.conclusion);
+        self.notices.tell(&Notice::Ended { result });
+        Ok(outcome)
     }
 
     async fn first_renewal(&self, service: &JobService) -> Result<Timestamp, JobCallError> {
-        self.tried(async || service.renew().await).await
+        let renewed = self.tried("renewjob", async || service.renew().await).await;
+        self.notices.tell(&Notice::Renewal {
+            ok: renewed.is_ok(),
+        });
+        renewed
     }
 
     async fn complete(&self, service: &JobService, done: &Completion) -> Result<(), JobCallError> {
-        self.tried(async || service.complete(done).await).await
+        self.tried("completejob", async || service.complete(done).await)
+            .await
     }
 
     /// Tries a call about the job until it is answered, refused for good, or was tried enough.
     async fn tried<T>(
         &self,
+        endpoint: &str,
         call: impl AsyncFn() -> Result<T, JobCallError>,
     ) -> Result<T, JobCallError> {
         let mut tries = 1;
         loop {
-            match call().await {
+            let answer = call().await;
+            if let Err(error) = &answer {
+                told::failed(&self.notices, endpoint, error);
+            }
+            match answer {
                 Err(JobCallError::Transport(_) | JobCallError::Refused(_))
                     if tries < self.times.calls =>
                 {
@@ -406,6 +448,12 @@ impl Worker {
     }
 }
 
+/// Tells how long a phase took.
+fn over(notices: &Notices, phase: Phase, begun: Instant) {
+    let seconds = begun.elapsed().as_secs_f64();
+    notices.tell(&Notice::Phase { phase, seconds });
+}
+
 enum Waited {
     Job(Box<JobRequest>),
     Stopped,
@@ -426,10 +474,17 @@ async fn keep(
     mut locked_until: Timestamp,
     times: &Times,
     canceller: &Canceller,
+    notices: &Notices,
 ) {
     loop {
         sleep(times.renew).await;
-        match service.renew().await {
+        let renewed = service.renew().await;
+        let ok = renewed.is_ok();
+        notices.tell(&Notice::Renewal { ok });
+        if let Err(error) = &renewed {
+            told::failed(notices, "renewjob", error);
+        }
+        match renewed {
             Ok(until) => locked_until = until,
             Err(error @ (JobCallError::Lost(_) | JobCallError::Denied(_))) => {
                 tracing::error!(%error, "the job is cancelled");

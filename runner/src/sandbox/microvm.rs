@@ -43,6 +43,8 @@ pub struct MicroVm {
     process: u32,
     /// How long it took from the start of the restore to the proven identity.
     pub ready_after: Duration,
+    /// How much of that the guest took to prove its identity.
+    pub identity_took: Duration,
 }
 
 /// Why a sandbox could not be had.
@@ -82,6 +84,7 @@ impl MicroVm {
         let unique = Uniqueness::draw().map_err(RestoreError::Randomness)?;
         let (from, disks) = template.files().map_err(RestoreError::Files)?;
         let machine = Machine::start(installation, template.size(), from, disks, &unique)?;
+        let running = Instant::now();
         if let Err(why) = identify(&machine.agent, &unique).await {
             return Err(refused(machine, why));
         }
@@ -90,6 +93,7 @@ impl MicroVm {
             process: machine.vmm.id(),
             machine: Mutex::new(Some(machine)),
             ready_after: begun.elapsed(),
+            identity_took: running.elapsed(),
         })
     }
 
