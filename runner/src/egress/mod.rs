@@ -4,5 +4,6 @@
 //! connection -> the policy's verdict -> a socket of the host, and a line of the record.
 
 pub mod flow;
+pub mod policy;
 
 pub use flow::{Flow, Transport};
