@@ -104,7 +104,7 @@ fn upstream(args: &PinArgs) -> Result<Arc<dyn Upstream>, Failure> {
 
 /// The token for GitHub's API, from a file or the environment: never from the command line, which
 /// everybody on the machine can read.
-fn token(file: Option<&Path>) -> Result<Option<SecretString>, Failure> {
+pub(super) fn token(file: Option<&Path>) -> Result<Option<SecretString>, Failure> {
     let text = match file {
         Some(path) => {
             let read = std::fs::read_to_string(path);

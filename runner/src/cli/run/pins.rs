@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::super::{Exit, Failure, runtime};
+use super::super::{Exit, Failure, pin::token, runtime};
 use crate::{
     action::{
         enforce::{Enforced, Enforcer, Pinned},
@@ -14,7 +14,7 @@ use crate::{
         image_archives::ImageArchives,
         policy::PinPolicy,
         resolve::{Locks, Offender, Root, Wrong},
-        source::{GitMirror, Upstream},
+        source::{GITHUB_API, GitHub, GitMirror, Upstream},
         store::ActionStore,
     },
     checkout::Checkout,
@@ -27,7 +27,8 @@ use crate::{
 #[derive(Debug, Default, Args)]
 pub struct PinArgs {
     /// Folder or URL below which repositories lie as `owner/repo`, with or without `.git`: actions that
-    /// are not stored yet come from there, and tags are looked up there.
+    /// are not stored yet come from there, and tags are looked up there; without it on GitHub, with the
+    /// token in GITHUB_TOKEN if there is one.
     #[arg(long, value_name = "DIR|URL", env = "MAYFLY_MIRROR")]
     mirror: Option<String>,
     /// What must be known of actions, workflows and images before a job begins [default: require, or
@@ -55,9 +56,10 @@ impl PinArgs {
             .and_then(|path| path.strip_prefix(checkout.root()).ok());
         let file = inside.unwrap_or(path).display().to_string();
         let installation = Installation::locate()?;
+        let mirror = self.mirror.as_ref().or(settings.actions.mirror.as_ref());
         let enforcer = Enforcer {
             policy,
-            upstream: upstream(self.mirror.as_ref().or(settings.actions.mirror.as_ref()))?,
+            upstream: Some(upstream(mirror)?),
             store: ActionStore::at(installation.actions()),
             history: History::at(installation.pins()),
             locks: Locks::read(checkout.root()).map_err(Failure::usage)?,
@@ -70,12 +72,17 @@ impl PinArgs {
     }
 }
 
-fn upstream(mirror: Option<&String>) -> Result<Option<Arc<dyn Upstream>>, Failure> {
-    let open = |base: &String| {
-        let mirror = GitMirror::open(base).map_err(Failure::usage)?;
-        Ok(Arc::new(mirror) as Arc<dyn Upstream>)
-    };
-    mirror.map(open).transpose()
+/// The mirror, else GitHub: asked only for what the workflow refers to.
+fn upstream(mirror: Option<&String>) -> Result<Arc<dyn Upstream>, Failure> {
+    match mirror {
+        Some(base) => Ok(Arc::new(GitMirror::open(base).map_err(Failure::usage)?)),
+        None => {
+            let token = token(None)?;
+            Ok(Arc::new(
+                GitHub::open(GITHUB_API, token).map_err(Failure::usage)?,
+            ))
+        }
+    }
 }
 
 /// What may be used, and the one message about all that may not where the policy goes by it.
