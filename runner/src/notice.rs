@@ -48,7 +48,7 @@ pub enum Notice {
     },
     /// A reference was not what the pins say.
     PinViolation {
-        /// `unpinned`, `moved`, `mismatch`.
+        /// `unpinned`, `moved`, `mismatch`, `unverifiable`, `unreachable`.
         kind: String,
     },
     /// The sandbox reached, or did not reach, something: counts since the last such line.

@@ -3,6 +3,7 @@
 //!
 //! What comes out gives actions by their contents only: nothing after this looks a tag up.
 
+mod given;
 mod images;
 mod pinned;
 
@@ -16,9 +17,11 @@ use jiff::Timestamp;
 use super::{
     bytes::ActionSource,
     history::{History, HistoryError, Memory, Moved, Seen, Sighting, Value},
+    image_archives::ImageArchives,
     lockfile::PinKey,
     policy::PinPolicy,
     reference::is_commit_id,
+    registry::Registries,
     resolve::{
         Entry, FetchedPin, Graph, Locks, Offender, Pin, PinnedImage, Remembered, Resolver, Root,
         Unknown, Wrong,
@@ -26,7 +29,7 @@ use super::{
     source::Upstream,
     store::ActionStore,
 };
-use crate::{checkout::Checkout, printable};
+use crate::{checkout::Checkout, notice::Notice, printable};
 
 pub use images::{ImagePins, ImageRefused};
 pub use pinned::Pinned;
@@ -38,6 +41,8 @@ pub struct Enforcer {
     pub policy: PinPolicy,
     /// Where what is not stored comes from, and where tags are looked up; nothing if none was named.
     pub upstream: Option<Arc<dyn Upstream>>,
+    /// Whom to ask what images' tags stand for; nobody if none is given.
+    pub registries: Option<Registries>,
     /// The actions of this machine.
     pub store: ActionStore,
     /// What was seen before.
@@ -48,8 +53,8 @@ pub struct Enforcer {
     pub checkout: Option<Arc<Checkout>>,
     /// Actions that the person gives.
     pub given: Arc<dyn ActionSource>,
-    /// Images that the person gives, by their keys.
-    pub given_images: BTreeSet<String>,
+    /// Archives that the person gives for images.
+    pub given_images: ImageArchives,
 }
 
 /// What was found of a job's references.
@@ -59,8 +64,44 @@ pub struct Enforced {
     pub actions: Pinned,
     /// What is not what may run, in the order of the files.
     pub offenders: Vec<Offender>,
+    /// Images whose given archives are something else, by their keys.
+    pub refused_images: BTreeSet<String>,
     /// What else there is to say.
     pub notes: Vec<String>,
+}
+
+impl Enforced {
+    /// How many references are wrong, by the kind of it as notices and metrics call it. One that many
+    /// places name counts once.
+    #[must_use]
+    pub fn violations(&self) -> BTreeMap<&'static str, usize> {
+        let wrong = |offender: &Offender| (kind(offender.wrong), offender.mention.text.clone());
+        let all: BTreeSet<_> = self.offenders.iter().map(wrong).collect();
+        let mut counts = BTreeMap::new();
+        for (kind, _) in all {
+            *counts.entry(kind).or_default() += 1;
+        }
+        counts
+    }
+
+    /// [`violations`](Self::violations) as a worker tells them: a notice for each.
+    pub fn notices(&self) -> impl Iterator<Item = Notice> {
+        let violations = self.violations().into_iter();
+        violations.flat_map(|(kind, count)| {
+            let kind = kind.to_owned();
+            std::iter::repeat_n(Notice::PinViolation { kind }, count)
+        })
+    }
+}
+
+fn kind(wrong: Wrong) -> &'static str {
+    match wrong {
+        Wrong::Unpinned | Wrong::Stale => "unpinned",
+        Wrong::Moved => "moved",
+        Wrong::Tampered => "mismatch",
+        Wrong::Later | Wrong::Unverifiable => "unverifiable",
+        Wrong::Unreachable => "unreachable",
+    }
 }
 
 impl Enforcer {
@@ -75,8 +116,10 @@ impl Enforcer {
         let now = Timestamp::now();
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let moved = self.history.record(&sightings, now)?;
+        let given = given::judge(&graph, &self.given_images).await;
         Ok(Enforced {
-            offenders: self.offenders(&graph, &moved),
+            offenders: self.offenders(&graph, &moved, given.offenders),
+            refused_images: given.refused,
             notes: notes(&graph),
             actions: Pinned::new(
                 Arc::clone(&self.given),
@@ -93,7 +136,12 @@ impl Enforcer {
         let resolver = Resolver::new(upstream, self.store.clone(), self.locks.clone())
             .in_checkout(self.checkout.clone())
             .given(Arc::clone(&self.given))
-            .ask(self.upstream.is_some());
+            .given_images(self.given_images.keys())
+            .ask(self.upstream.is_some() || self.registries.is_some());
+        let resolver = match &self.registries {
+            Some(registries) => resolver.registries(registries.clone()),
+            None => resolver,
+        };
         match self.policy {
             PinPolicy::Require => resolver.unknown(Unknown::Refuse),
             PinPolicy::LockOnFirstUse | PinPolicy::Audit => resolver
@@ -125,13 +173,14 @@ impl Enforcer {
         sightings
     }
 
-    fn offenders(&self, graph: &Graph, moved: &[Moved]) -> Vec<Offender> {
+    fn offenders(&self, graph: &Graph, moved: &[Moved], given: Vec<Offender>) -> Vec<Offender> {
         let counts = |offender: &&Offender| {
             // Looked at again when it is known: what a step of the checkout's own uses comes from
             // what is pinned here or not at all.
             offender.wrong != Wrong::Later && !self.is_given(graph, offender)
         };
         let mut offenders: Vec<_> = graph.offenders.iter().filter(counts).cloned().collect();
+        offenders.extend(given);
         for moved in moved {
             let entry = graph
                 .entries
@@ -148,10 +197,9 @@ impl Enforcer {
 
     /// Whether an image has no digest, and the person gives it.
     fn is_given(&self, graph: &Graph, offender: &Offender) -> bool {
+        let given = self.given_images.keys();
         let named = |(key, entry): (&PinKey, &Entry)| match key {
-            PinKey::Image(key) => {
-                self.given_images.contains(key) && entry.mentions.contains(&offender.mention)
-            }
+            PinKey::Image(key) => given.contains(key) && entry.mentions.contains(&offender.mention),
             _ => false,
         };
         offender.wrong == Wrong::Unpinned && graph.entries.iter().any(named)

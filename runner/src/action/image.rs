@@ -91,6 +91,25 @@ impl ImageReference {
         format!("{}/{}:{tag}", self.registry, self.repository)
     }
 
+    /// The same with a digest.
+    #[must_use]
+    pub fn with_digest(&self, digest: &str) -> Self {
+        Self {
+            digest: Some(digest.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// The key that lock files know it by: that of its tag, or its digest where it names one, which a
+    /// tag beside it does not change.
+    #[must_use]
+    pub fn lock_key(&self) -> String {
+        match &self.digest {
+            Some(digest) => format!("{}/{}@{digest}", self.registry, self.repository),
+            None => self.key(),
+        }
+    }
+
     /// Whether a tag and digest stand for nothing: Docker's name for no base image.
     #[must_use]
     pub fn is_scratch(&self) -> bool {

@@ -68,10 +68,27 @@ impl ImageArchives {
         self.entries.iter().any(|(known, _)| same(known, image))
     }
 
-    /// The keys of the images: what a person gives is trusted without a digest.
+    /// The keys of the images, as lock files name them: what a person gives needs no digest.
     #[must_use]
     pub fn keys(&self) -> BTreeSet<String> {
-        self.entries.iter().map(|(known, _)| known.key()).collect()
+        let keys = self.entries.iter().map(|(known, _)| known.lock_key());
+        keys.collect()
+    }
+
+    /// The archive that stands for an image, by its key.
+    #[must_use]
+    pub fn archive(&self, key: &str) -> Option<&Path> {
+        let mut entries = self.entries.iter();
+        let found = entries.find(|(known, _)| known.lock_key() == key);
+        found.map(|(_, path)| path.as_path())
+    }
+
+    /// These without some, by their keys.
+    #[must_use]
+    pub fn without(&self, keys: &BTreeSet<String>) -> Self {
+        let kept = |(known, _): &&(ImageReference, PathBuf)| !keys.contains(&known.lock_key());
+        let entries = self.entries.iter().filter(kept).cloned().collect();
+        Self { entries }
     }
 
     /// All of them, by the reference as it was written.
@@ -86,7 +103,7 @@ impl ImageArchives {
 
 /// Whether two references are one image, however they are written.
 fn same(one: &ImageReference, other: &ImageReference) -> bool {
-    one.key() == other.key() && one.digest == other.digest
+    one.lock_key() == other.lock_key()
 }
 
 /// The whole path of an archive, once its beginning was read.

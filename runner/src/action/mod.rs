@@ -7,10 +7,13 @@ pub mod dockerfile;
 pub mod enforce;
 pub mod fetch;
 pub mod find;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod folders;
 pub mod history;
 pub mod image;
 pub mod image_archives;
+pub mod image_content;
 pub mod lockfile;
 #[cfg(test)]
 pub(crate) mod loopback;

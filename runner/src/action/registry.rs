@@ -1,13 +1,15 @@
 //! Container registries, asked which images a tag stands for (the distribution API of OCI).
 //!
-//! Images are read without credentials. What a registry sends is believed for its digest only: the
-//! digest of a manifest is computed here. A registry of this machine is asked by plain HTTP, every
+//! What a registry sends is believed for its digest only: the digest of a manifest is computed here. A registry of this machine is asked by plain HTTP, every
 //! other one by HTTPS.
+
+mod credentials;
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::header::{ACCEPT, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use url::Url;
@@ -15,6 +17,8 @@ use url::Url;
 use super::image::{ImageReference, is_digest};
 use crate::printable;
 use crate::web::{causes, is_loopback};
+
+pub use credentials::{Credentials, CredentialsError, Login};
 
 /// Longest manifest, in bytes: registries take no longer ones.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -27,22 +31,25 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json, \
                          application/vnd.oci.image.manifest.v1+json, \
                          application/vnd.docker.distribution.manifest.v2+json";
+/// The platform of sandboxes.
+pub const PLATFORM: &str = "linux/amd64";
 /// Header in which registries tell the digest of what they send.
 const DIGEST: &str = "docker-content-digest";
 
 /// Why a registry did not tell what an image is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
-    /// It is not there, or not for everybody.
+    /// It is not there, or not for this login.
     #[error(
-        "{registry} shows no image `{image}` without credentials; correct its name, or write the image with \
-         its digest"
+        "{registry} shows no image `{image}`; correct its name, or write the image with its digest; {mend}"
     )]
     Missing {
         /// The registry.
         registry: String,
         /// The image.
         image: String,
+        /// What to do about a login.
+        mend: &'static str,
     },
     /// The registry failed.
     #[error("{registry} does not tell what the image `{image}` is: {why}")]
@@ -77,18 +84,27 @@ pub struct ImageDigests {
     pub digest: String,
     /// The image of each platform (`linux/arm64/v8`); empty if there is one image only.
     pub platforms: Vec<(String, String)>,
+    /// The configuration of the image for [`PLATFORM`], by which saved archives know it.
+    pub config: Option<String>,
 }
 
 /// Asks registries.
 #[derive(Debug, Clone)]
 pub struct Registries {
     client: reqwest::Client,
+    credentials: Credentials,
 }
 
-/// An index of platforms.
+/// An index of platforms, or one image.
 #[derive(Deserialize)]
 struct Index {
     manifests: Option<Vec<Manifest>>,
+    config: Option<Config>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    digest: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -106,8 +122,15 @@ struct Platform {
 
 #[derive(Deserialize)]
 struct Token {
-    token: Option<String>,
-    access_token: Option<String>,
+    token: Option<SecretString>,
+    access_token: Option<SecretString>,
+}
+
+/// What is sent with a question.
+enum Authorization {
+    Nobody,
+    Token(SecretString),
+    Login(Login),
 }
 
 /// One question: about an image, and the place to ask.
@@ -118,17 +141,20 @@ struct Question<'a> {
 }
 
 impl Registries {
-    /// A client of registries.
+    /// A client of registries, with logins for some of them.
     ///
     /// # Errors
     /// What keeps this machine from having one, as text.
-    pub fn new() -> Result<Self, String> {
+    pub fn new(credentials: Credentials) -> Result<Self, String> {
         let client = reqwest::Client::builder()
             .connect_timeout(PATIENCE)
             .read_timeout(PATIENCE)
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Self { client })
+        Ok(Self {
+            client,
+            credentials,
+        })
     }
 
     /// What the tag of an image stands for now, with the image of each platform.
@@ -136,12 +162,31 @@ impl Registries {
     /// # Errors
     /// [`RegistryError`].
     pub async fn resolve(&self, image: &ImageReference) -> Result<ImageDigests, RegistryError> {
+        let (digest, index) = self.manifest(image).await?;
+        let platforms = platforms(index.manifests.unwrap_or_default());
+        let mut config = index.config;
+        let own = platforms.iter().find(|(name, _)| name == PLATFORM);
+        if let (None, Some((_, digest))) = (&config, own) {
+            let one = image.with_digest(digest);
+            config = self.manifest(&one).await?.1.config;
+        }
+        let config = config.and_then(|config| config.digest);
+        Ok(ImageDigests {
+            digest,
+            platforms,
+            config: config.filter(|digest| is_digest(digest)),
+        })
+    }
+
+    /// The manifest of an image, with its digest, which is that asked for or said to be.
+    async fn manifest(&self, image: &ImageReference) -> Result<(String, Index), RegistryError> {
         let question = self.question(image)?;
         let answer = question.ask(Method::GET).await?;
-        let said = header(answer.headers(), DIGEST);
+        let said = header(answer.headers(), DIGEST).filter(|said| is_digest(said));
         let manifest = question.body(answer, MAX_MANIFEST).await?;
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(&manifest)));
-        if let Some(said) = said.filter(|said| is_digest(said) && *said != digest) {
+        let expected = image.digest.clone().or(said);
+        if let Some(said) = expected.filter(|said| *said != digest) {
             return Err(RegistryError::Other {
                 registry: image.registry.clone(),
                 image: image.to_string(),
@@ -149,11 +194,10 @@ impl Registries {
                 said,
             });
         }
-        let index: Index = serde_json::from_slice(&manifest).map_err(|error| {
+        let index = serde_json::from_slice(&manifest).map_err(|error| {
             question.failed(&format!("its manifest is not as documented: {error}"))
         })?;
-        let platforms = platforms(index.manifests.unwrap_or_default());
-        Ok(ImageDigests { digest, platforms })
+        Ok((digest, index))
     }
 
     /// The digest that the tag of an image stands for now, which costs a registry less.
@@ -201,30 +245,38 @@ impl Registries {
 }
 
 impl Question<'_> {
-    /// Asks for the manifest, with a token if the registry wants one.
+    /// Asks for the manifest, with a token or a login if the registry wants one.
     async fn ask(&self, method: Method) -> Result<Response, RegistryError> {
-        let answer = self.send(method.clone(), None).await?;
+        let answer = self.send(method.clone(), &Authorization::Nobody).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return self.good(answer);
         }
-        let challenge = header(answer.headers(), WWW_AUTHENTICATE.as_str());
-        let Some(token) = self.token(challenge.as_deref().unwrap_or_default()).await? else {
-            return Err(self.missing());
+        let challenge = header(answer.headers(), WWW_AUTHENTICATE.as_str()).unwrap_or_default();
+        let (scheme, parameters) = challenge.split_once(' ').unwrap_or((&challenge, ""));
+        let given = match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => self.token(parameters).await?.map(Authorization::Token),
+            "basic" => self.login().cloned().map(Authorization::Login),
+            _ => None,
         };
-        let answer = self.send(method, Some(&token)).await?;
+        let given = given.ok_or_else(|| self.missing())?;
+        let answer = self.send(method, &given).await?;
         self.good(answer)
     }
 
-    async fn send(&self, method: Method, token: Option<&str>) -> Result<Response, RegistryError> {
+    /// The login at the image's registry.
+    fn login(&self) -> Option<&Login> {
+        self.registries.credentials.of(&self.image.registry)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        authorization: &Authorization,
+    ) -> Result<Response, RegistryError> {
         let request = self.registries.client.request(method, self.url.clone());
-        let mut request = request.header(ACCEPT, MANIFESTS);
-        if let Some(token) = token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
-        request
-            .send()
-            .await
-            .map_err(|error| self.failed(&causes(&error)))
+        let request = authorization.put(request.header(ACCEPT, MANIFESTS));
+        let answer = request.send().await;
+        answer.map_err(|error| self.failed(&causes(&error)))
     }
 
     fn good(&self, answer: Response) -> Result<Response, RegistryError> {
@@ -244,11 +296,9 @@ impl Question<'_> {
         }
     }
 
-    /// A token for everybody, from the server that the registry names; nothing if it names none.
-    async fn token(&self, challenge: &str) -> Result<Option<String>, RegistryError> {
-        let Some(parameters) = challenge.strip_prefix("Bearer ") else {
-            return Ok(None);
-        };
+    /// A token, from the server that the registry names: for the registry's login if there is one, else
+    /// for everybody; nothing if it names none.
+    async fn token(&self, parameters: &str) -> Result<Option<SecretString>, RegistryError> {
         let value = |name: &str| parameter(parameters, name);
         let Some(mut url) = value("realm").and_then(|realm| Url::parse(&realm).ok()) else {
             return Ok(None);
@@ -262,7 +312,9 @@ impl Question<'_> {
                 url.query_pairs_mut().append_pair(name, &value);
             }
         }
-        let answer = self.registries.client.get(url).send().await;
+        let login = self.login().cloned();
+        let login = login.map_or(Authorization::Nobody, Authorization::Login);
+        let answer = login.put(self.registries.client.get(url)).send().await;
         let answer = self.good(answer.map_err(|error| self.failed(&causes(&error)))?)?;
         let body = self.body(answer, MAX_TOKEN).await?;
         let token: Token = serde_json::from_slice(&body)
@@ -288,8 +340,11 @@ impl Question<'_> {
     }
 
     fn missing(&self) -> RegistryError {
-        let (registry, image) = (self.image.registry.clone(), self.image.to_string());
-        RegistryError::Missing { registry, image }
+        RegistryError::Missing {
+            registry: self.image.registry.clone(),
+            image: self.image.to_string(),
+            mend: self.registries.credentials.mend(&self.image.registry),
+        }
     }
 
     fn failed(&self, why: &str) -> RegistryError {
@@ -297,6 +352,20 @@ impl Question<'_> {
             registry: self.image.registry.clone(),
             image: self.image.to_string(),
             why: printable::line(why),
+        }
+    }
+}
+
+impl Authorization {
+    /// Headers with secrets are marked, so that nobody prints them.
+    fn put(&self, request: RequestBuilder) -> RequestBuilder {
+        match self {
+            Self::Nobody => request,
+            Self::Token(token) => request.bearer_auth(token.expose_secret()),
+            Self::Login(login) => {
+                let password = login.password.expose_secret();
+                request.basic_auth(&login.username, Some(password))
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::progress::Resolving;
 use super::{CommandResult, Exit, Failure};
 use crate::action::lockfile::PinKey;
-use crate::action::registry::Registries;
+use crate::action::registry::{Credentials, Registries};
 use crate::action::resolve::{
     Graph, KnownNumbers, Locks, Offender, Resolver, Update, Wrong, check,
 };
@@ -83,7 +83,7 @@ pub fn pin(args: &PinArgs) -> CommandResult {
     let work = Work {
         args,
         upstream,
-        registries: Registries::new().map_err(|why| anyhow::anyhow!(why))?,
+        registries: registries()?,
         store,
         checkout: checkout.ok().map(Arc::new),
     };
@@ -100,6 +100,12 @@ fn upstream(args: &PinArgs) -> Result<Arc<dyn Upstream>, Failure> {
     let token = token(args.token_file.as_deref())?;
     let github = GitHub::open(&args.api_url, token).map_err(Failure::usage)?;
     Ok(Arc::new(github))
+}
+
+/// Registries, with the logins of this process's user.
+pub(super) fn registries() -> Result<Registries, Failure> {
+    let credentials = Credentials::load().map_err(Failure::usage)?;
+    Ok(Registries::new(credentials).map_err(|why| anyhow::anyhow!(why))?)
 }
 
 /// The token for GitHub's API, from a file or the environment: never from the command line, which

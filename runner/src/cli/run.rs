@@ -161,13 +161,14 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
         .map_err(|why| Failure::usage(anyhow::anyhow!("{why}")))?;
     let checkout = Checkout::containing(Path::new(".")).map(Arc::new);
     let loaded = workflow::load(&path).map_err(Failure::usage)?;
-    let (actions, refused): (Arc<dyn ActionSource>, _) = match &checkout {
+    let (actions, images, refused): (Arc<dyn ActionSource>, _, _) = match &checkout {
         Ok(checkout) => {
             let source = &loaded.findings.source;
-            let (actions, refused) = args.pins.enforce(source, checkout, &folders, &images)?;
-            (Arc::new(actions), refused)
+            let judged = args.pins.enforce(source, checkout, &folders, &images)?;
+            let images = images.without(&judged.refused_images);
+            (Arc::new(judged.actions), images, judged.refused)
         }
-        Err(_) => (folders, None),
+        Err(_) => (folders, images, None),
     };
     let sources = workflow::Sources {
         actions: &*actions,

@@ -1,18 +1,18 @@
 //! Policies over real git repositories whose tags move.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{ops::Deref, path::Path, sync::Mutex};
 
 use super::*;
 use crate::action::{
     bytes::{ActionBytes, SourceError},
     find,
+    fixture::{FakeGitHub, Repositories, git},
     folders::Folders,
+    image_content::tests::saved,
     lockfile::{ActionPin, Companion, ImagePin, Resolution},
+    loopback::{Reply, Server},
     reference::{ActionKey, Reference},
-    source::GitMirror,
+    registry::Credentials,
 };
 use crate::workflow::source::Source;
 
@@ -21,78 +21,56 @@ const EVIL: &str = "runs: {using: node20, main: evil.js}\n";
 const USES_TOOL: &str =
     "on: push\njobs:\n  j:\n    runs-on: x\n    steps:\n      - uses: octo/tool@v1\n";
 
-fn git(folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("git")
-        .args(["-c", "user.name=a", "-c", "user.email=a@example.com"])
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 struct World {
-    folder: tempfile::TempDir,
+    repositories: Repositories,
     locks: Locks,
     given: Arc<dyn ActionSource>,
-    images: BTreeSet<String>,
+    images: ImageArchives,
+    registries: Option<Registries>,
     online: bool,
+}
+
+impl Deref for World {
+    type Target = Repositories;
+
+    fn deref(&self) -> &Repositories {
+        &self.repositories
+    }
 }
 
 impl World {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let work = folder.path().join("work");
-        std::fs::create_dir_all(&work).unwrap();
-        git(&work, &["init", "-q"]);
-        std::fs::create_dir_all(folder.path().join("git")).unwrap();
         Self {
-            folder,
+            repositories: Repositories::new(),
             locks: Locks::default(),
             given: Arc::new(Folders::default()),
-            images: BTreeSet::new(),
+            images: ImageArchives::default(),
+            registries: None,
             online: true,
         }
     }
 
-    fn repository(&self, name: &str) -> PathBuf {
-        self.folder.path().join("git").join(name)
-    }
-
-    fn commit(&self, name: &str, files: &[(&str, &str)], tags: &[&str]) -> String {
-        let folder = self.repository(name);
-        if !folder.exists() {
-            std::fs::create_dir_all(&folder).unwrap();
-            git(&folder, &["init", "-q"]);
-        }
-        for (path, text) in files {
-            std::fs::write(folder.join(path), text).unwrap();
-        }
-        git(&folder, &["add", "."]);
-        git(&folder, &["commit", "-q", "--allow-empty", "-m", "x"]);
-        for tag in tags {
-            git(&folder, &["tag", "-f", tag]);
-        }
-        git(&folder, &["rev-parse", "HEAD"])
-    }
-
-    fn store(&self) -> ActionStore {
-        ActionStore::at(self.folder.path().join("actions"))
-    }
-
     async fn run(&self, policy: PinPolicy, workflow: &str) -> Enforced {
-        let mirror = self.folder.path().join("git");
-        let mirror = GitMirror::open(mirror.to_str().unwrap()).unwrap();
-        let checkout = Checkout::containing(&self.folder.path().join("work")).unwrap();
+        let upstream = self
+            .online
+            .then(|| Arc::new(self.mirror()) as Arc<dyn Upstream>);
+        self.run_from(upstream, policy, workflow).await
+    }
+
+    async fn run_from(
+        &self,
+        upstream: Option<Arc<dyn Upstream>>,
+        policy: PinPolicy,
+        workflow: &str,
+    ) -> Enforced {
         let enforcer = Enforcer {
             policy,
-            upstream: self.online.then(|| Arc::new(mirror) as Arc<dyn Upstream>),
+            upstream,
+            registries: self.registries.clone(),
             store: self.store(),
             history: History::at(self.folder.path().join("pins")),
             locks: self.locks.clone(),
-            checkout: Some(Arc::new(checkout)),
+            checkout: Some(self.checkout()),
             given: Arc::clone(&self.given),
             given_images: self.images.clone(),
         };
@@ -123,6 +101,11 @@ impl World {
         companion.set_workflow("ci.yml", &[PinKey::parse("octo/tool@v1").unwrap()]);
         self.locks.companion = Some(companion);
     }
+}
+
+fn given_image(name: &str, archive: &Path) -> ImageArchives {
+    let argument = format!("{name}={}", archive.display());
+    ImageArchives::new(&[argument.parse().unwrap()]).unwrap()
 }
 
 fn said(enforced: &Enforced) -> Vec<String> {
@@ -212,7 +195,7 @@ async fn a_tag_that_moved_since_its_first_use_trips_and_what_was_used_first_is_w
     }
     // Whoever knows nothing of before takes what comes: what the trip-wire is for.
     let fresh = World {
-        folder: world.folder,
+        repositories: world.repositories,
         ..World::new()
     };
     std::fs::remove_dir_all(fresh.folder.path().join("pins")).unwrap();
@@ -280,7 +263,8 @@ async fn what_the_person_gives_needs_no_pin_and_what_it_uses_does() {
     std::fs::write(given.path().join("action.yml"), text).unwrap();
     let argument = format!("octo/mine@v1={}", given.path().display());
     world.given = Arc::new(Folders::new(&[argument.parse().unwrap()]).unwrap());
-    world.images.insert("docker.io/library/node:20".to_owned());
+    let (archive, _) = saved(world.folder.path(), "node.tar", "{}");
+    world.images = given_image("node:20", &archive);
     let workflow = USES_TOOL
         .replace("octo/tool", "octo/mine")
         .replace("runs-on: x", "container: node:20");
@@ -292,7 +276,7 @@ async fn what_the_person_gives_needs_no_pin_and_what_it_uses_does() {
         ]
     );
     assert_eq!(manifest(&enforced, "octo/mine@v1"), text);
-    world.images.clear();
+    world.images = ImageArchives::default();
     let enforced = world.run(PinPolicy::Require, &workflow).await;
     assert_eq!(said(&enforced).len(), 2);
     let digest = format!("sha256:{}", "a".repeat(64));
@@ -302,6 +286,7 @@ async fn what_the_person_gives_needs_no_pin_and_what_it_uses_does() {
         &ImagePin {
             digest: digest.clone(),
             platforms: Vec::new(),
+            config: None,
             resolved: Resolution {
                 at: "2026-01-02T03:04:05Z".to_owned(),
                 from: "registry".to_owned(),
@@ -339,4 +324,215 @@ async fn a_commit_that_is_stored_needs_no_source() {
     let enforced = world.run(PinPolicy::Require, &workflow).await;
     assert_eq!(said(&enforced), Vec::<String>::new());
     assert_eq!(manifest(&enforced, &format!("octo/tool@{commit}")), NODE);
+}
+
+#[tokio::test]
+async fn without_a_mirror_github_is_the_source_and_what_is_locked_runs_from_there() {
+    let mut world = World::new();
+    let old = world.commit("octo/tool", &[("action.yml", NODE)], &["v1"]);
+    let fake = FakeGitHub::start(&world.base());
+    let github = || Some(Arc::new(fake.open()) as Arc<dyn Upstream>);
+    let run = |policy| (github(), policy, USES_TOOL);
+    let (source, policy, text) = run(PinPolicy::Require);
+    let enforced = world.run_from(source, policy, text).await;
+    assert!(
+        said(&enforced)[0].contains(": unpinned: "),
+        "{:?}",
+        said(&enforced)
+    );
+    assert_eq!(
+        fake.api.asked(),
+        [],
+        "nothing is asked about what is refused"
+    );
+    // First use, from GitHub's archive into the store.
+    let (source, policy, text) = run(PinPolicy::LockOnFirstUse);
+    let enforced = world.run_from(source, policy, text).await;
+    assert_eq!(said(&enforced), Vec::<String>::new());
+    assert_eq!(manifest(&enforced, "octo/tool@v1"), NODE);
+    assert_eq!(fake.archives.asked().len(), 1);
+    let content = bytes(&enforced, "octo/tool@v1").unwrap().origin();
+    world.lock(&old, content.rsplit(' ').next().unwrap());
+    let new = world.commit("octo/tool", &[("action.yml", EVIL)], &["v1"]);
+    for policy in [PinPolicy::Require, PinPolicy::Audit] {
+        let (source, policy, text) = run(policy);
+        let enforced = world.run_from(source, policy, text).await;
+        let moved = format!("it was {old} (");
+        assert!(said(&enforced)[0].contains(&moved), "{:?}", said(&enforced));
+        assert!(said(&enforced)[0].contains(&format!("is {new} now")));
+        assert_eq!(manifest(&enforced, "octo/tool@v1"), NODE);
+        assert_eq!(enforced.violations(), BTreeMap::from([("moved", 1)]));
+    }
+    assert_eq!(
+        fake.archives.asked().len(),
+        1,
+        "the new one was never fetched"
+    );
+    // GitHub is out of reach: what is locked and stored runs, and that nobody knows is said.
+    let gone = crate::action::source::GitHub::open("http://127.0.0.1:1/", None).unwrap();
+    let enforced = world
+        .run_from(Some(Arc::new(gone)), PinPolicy::Require, USES_TOOL)
+        .await;
+    assert_eq!(said(&enforced), Vec::<String>::new());
+    assert!(enforced.notes[0].contains("whether octo/tool@v1 moved is not known"));
+}
+
+/// A tag may have the name of a commit, and `uses:` with a commit needs no lock.
+#[tokio::test]
+async fn a_tag_with_the_name_of_a_commit_is_not_that_commit() {
+    let world = World::new();
+    let old = world.commit("octo/tool", &[("action.yml", NODE)], &["v1"]);
+    let evil = world.commit("octo/tool", &[("action.yml", EVIL)], &[]);
+    let repository = world.repository("octo/tool");
+    git(
+        &repository,
+        &["update-ref", &format!("refs/tags/{old}"), &evil],
+    );
+    let workflow = USES_TOOL.replace("@v1", &format!("@{old}"));
+    let fake = FakeGitHub::start(&world.base());
+    let sources: [Arc<dyn Upstream>; 2] = [Arc::new(world.mirror()), Arc::new(fake.open())];
+    for source in sources {
+        std::fs::remove_dir_all(world.folder.path().join("actions")).unwrap_or_default();
+        let enforced = world
+            .run_from(Some(source), PinPolicy::Require, &workflow)
+            .await;
+        assert_eq!(said(&enforced), Vec::<String>::new());
+        assert_eq!(manifest(&enforced, &format!("octo/tool@{old}")), NODE);
+    }
+    assert!(!world.store().list().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_image_tag_that_moved_trips_as_a_tag_of_git_does() {
+    let digest = |text: &str| {
+        use sha2::Digest as _;
+        format!("sha256:{}", hex::encode(sha2::Sha256::digest(text)))
+    };
+    let now = Arc::new(Mutex::new("{}".to_owned()));
+    let served = Arc::clone(&now);
+    let server = Server::start(move |_| Reply::of(200, served.lock().unwrap().clone()));
+    let mut world = World::new();
+    world.registries = Some(Registries::new(Credentials::default()).unwrap());
+    let name = format!("{}/octo/db:16", server.address);
+    let workflow = USES_TOOL.replace("octo/tool@v1", &format!("docker://{name}"));
+    let (one, two) = (digest("{}"), digest("{ }"));
+    for policy in [PinPolicy::LockOnFirstUse, PinPolicy::LockOnFirstUse] {
+        let enforced = world.run(policy, &workflow).await;
+        assert_eq!(said(&enforced), Vec::<String>::new());
+        assert!(enforced.actions.image(&name).unwrap().ends_with(&one));
+    }
+    *now.lock().unwrap() = "{ }".to_owned();
+    for policy in [PinPolicy::LockOnFirstUse, PinPolicy::Audit] {
+        let enforced = world.run(policy, &workflow).await;
+        let all = said(&enforced);
+        let begin =
+            format!("ci.yml:6:15: moved: `docker://{name}` moved: it was {one} (first seen 20");
+        assert!(all[0].starts_with(&begin) && all.len() == 1, "{all:?}");
+        assert!(
+            all[0].contains(&format!("is {two} now (first seen 20")),
+            "{all:?}"
+        );
+        // What was seen first is what is pulled, where anything is.
+        assert!(enforced.actions.image(&name).unwrap().ends_with(&one));
+    }
+    // A lock file that knows the new one makes it so; one that knows the old one trips.
+    for (locked, trips) in [(&two, 0), (&one, 1)] {
+        let mut companion = Companion::default();
+        let pin = image_pin(locked, None);
+        companion.set_image(&name, &pin);
+        world.locks.companion = Some(companion);
+        let enforced = world.run(PinPolicy::Require, &workflow).await;
+        assert_eq!(said(&enforced).len(), trips, "{:?}", said(&enforced));
+        assert!(enforced.actions.image(&name).unwrap().ends_with(locked));
+    }
+}
+
+fn image_pin(digest: &str, config: Option<String>) -> ImagePin {
+    ImagePin {
+        digest: digest.to_owned(),
+        platforms: Vec::new(),
+        config,
+        resolved: Resolution {
+            at: "2026-01-02T03:04:05Z".to_owned(),
+            from: "registry".to_owned(),
+        },
+    }
+}
+
+#[tokio::test]
+async fn a_given_archive_must_be_the_locked_image() {
+    let mut world = World::new();
+    let (archive, id) = saved(world.folder.path(), "one.tar", "{}");
+    let (other, other_id) = saved(world.folder.path(), "two.tar", "{\"evil\": true}");
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let by_digest = format!("db@{digest}");
+    let cases = [
+        ("db:16", Some(Some(&id)), &archive, None),
+        (
+            "db:16",
+            Some(Some(&id)),
+            &other,
+            Some(("mismatch", "is locked")),
+        ),
+        (
+            "db:16",
+            Some(None),
+            &archive,
+            Some(("unverifiable", "`mayfly pin --update`")),
+        ),
+        ("db:16", None, &other, None),
+        (
+            &by_digest,
+            None,
+            &archive,
+            Some(("unverifiable", "is locked")),
+        ),
+    ];
+    for (name, locked, archive, expected) in cases {
+        world.locks.companion = locked.map(|config| {
+            let mut companion = Companion::default();
+            let pin = image_pin(&digest, config.cloned());
+            companion.set_image("docker.io/library/db:16", &pin);
+            companion
+        });
+        world.images = given_image(name, archive);
+        let workflow = USES_TOOL.replace("octo/tool@v1", &format!("docker://{name}"));
+        let enforced = world.run(PinPolicy::Require, &workflow).await;
+        let all = said(&enforced);
+        match expected {
+            None => assert!(
+                all.is_empty() && enforced.refused_images.is_empty(),
+                "{all:?}"
+            ),
+            Some((kind, part)) => {
+                assert!(all.len() == 1 && all[0].contains(part), "{all:?}");
+                assert_eq!(enforced.violations(), BTreeMap::from([(kind, 1)]));
+                assert_eq!(world.images.without(&enforced.refused_images).entries(), []);
+            }
+        }
+    }
+    assert_ne!(id, other_id);
+}
+
+#[tokio::test]
+async fn violations_are_counted_once_for_each_reference_and_told_by_kind() {
+    let world = World::new();
+    let twice = USES_TOOL.to_owned()
+        + "      - uses: octo/tool@v1\n      - uses: octo/other@v1\n      - uses: docker://alpine:3\n      \
+           - uses: octo/x\n";
+    let enforced = world.run(PinPolicy::Require, &twice).await;
+    assert_eq!(said(&enforced).len(), 5, "{:?}", said(&enforced));
+    let counts = BTreeMap::from([("unpinned", 3), ("unverifiable", 1)]);
+    assert_eq!(enforced.violations(), counts);
+    let kinds: Vec<_> = enforced.notices().collect();
+    let one = |kind: &str| Notice::PinViolation {
+        kind: kind.to_owned(),
+    };
+    let expected = [
+        one("unpinned"),
+        one("unpinned"),
+        one("unpinned"),
+        one("unverifiable"),
+    ];
+    assert_eq!(kinds, expected);
 }

@@ -1,61 +1,32 @@
 //! Commits of real git repositories brought into a store.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use super::*;
+use crate::action::fixture::{Repositories, git};
 use crate::action::source::{Answer, Archive, GitMirror, Named};
 
-fn git(folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("git")
-        .args(["-c", "user.name=a", "-c", "user.email=a@example.com"])
-        .args([
-            "-c",
-            "init.defaultBranch=main",
-            "-c",
-            "protocol.file.allow=always",
-        ])
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 struct World {
-    _folder: tempfile::TempDir,
+    repositories: Repositories,
     repository: PathBuf,
     mirror: GitMirror,
     store: ActionStore,
 }
 
 fn world() -> World {
-    let folder = tempfile::tempdir().unwrap();
-    let repository = folder.path().join("git/octo/tool");
-    std::fs::create_dir_all(&repository).unwrap();
-    git(&repository, &["init", "-q"]);
-    let mirror = GitMirror::open(folder.path().join("git").to_str().unwrap()).unwrap();
-    let store = ActionStore::at(folder.path().join("actions"));
+    let repositories = Repositories::new();
     World {
-        _folder: folder,
-        repository,
-        mirror,
-        store,
+        repository: repositories.repository("octo/tool"),
+        mirror: repositories.mirror(),
+        store: repositories.store(),
+        repositories,
     }
 }
 
 impl World {
     fn commit(&self, files: &[(&str, &str)]) -> CommitId {
-        for (path, text) in files {
-            std::fs::write(self.repository.join(path), text).unwrap();
-        }
-        git(&self.repository, &["add", "."]);
-        git(&self.repository, &["commit", "-qm", "x"]);
-        git(&self.repository, &["rev-parse", "HEAD"])
-            .parse()
-            .unwrap()
+        let commit = self.repositories.commit("octo/tool", files, &[]);
+        commit.parse().unwrap()
     }
 
     async fn fetch(
@@ -71,11 +42,10 @@ impl World {
 #[tokio::test]
 async fn a_mirror_gives_every_file_as_the_tree_has_it_and_submodules() {
     let world = world();
-    let other = world.repository.parent().unwrap().join("other");
-    std::fs::create_dir_all(&other).unwrap();
-    git(&other, &["init", "-q"]);
-    git(&other, &["commit", "-q", "--allow-empty", "-m", "x"]);
+    let other = world.repositories.repository("octo/other");
+    world.repositories.commit("octo/other", &[], &[]);
     let url = format!("file://{}", other.display());
+    world.commit(&[]);
     git(&world.repository, &["submodule", "add", "-q", &url, "sub"]);
     let attributes = "left export-ignore\nsaid export-subst\nlines text eol=crlf\n";
     let commit = world.commit(&[

@@ -68,6 +68,8 @@ pub struct ImagePin {
     pub digest: String,
     /// The image of each platform: `linux/amd64` and its `sha256:…`.
     pub platforms: Vec<(String, String)>,
+    /// The configuration of the image for sandboxes (`linux/amd64`), by which saved archives know it.
+    pub config: Option<String>,
     /// When and from where.
     pub resolved: Resolution,
 }
@@ -250,6 +252,7 @@ impl Companion {
                 "platforms",
                 Some(platforms).filter(|_| !pin.platforms.is_empty()),
             ),
+            ("config", pin.config.as_ref().map(Value::text)),
             ("resolved", Some(Value::text(&pin.resolved.at))),
             ("from", Some(Value::text(&pin.resolved.from))),
         ];
@@ -340,6 +343,7 @@ fn uses(keys: &[PinKey]) -> Option<Value> {
 }
 
 const COMMIT: &str = "an id like `sha1-` and 40 digits";
+const IMAGE: &str = "a digest like `sha256:` and 64 digits";
 const CONTENT: &str = "a digest like `sha256-` and 64 digits";
 
 fn is_sha256(text: &str) -> bool {
@@ -368,22 +372,21 @@ fn action(fields: Fields<'_>) -> Result<ActionPin, DocumentError> {
 }
 
 fn image(fields: Fields<'_>) -> Result<ImagePin, DocumentError> {
-    let digest = fields.text("digest", is_digest, "a digest like `sha256:` and 64 digits")?;
+    let digest = fields.text("digest", is_digest, IMAGE)?;
     let mut platforms = Vec::new();
     if let Some(map) = section(fields.map, "platforms")? {
         let by_platform = Fields { map, ..fields };
         for (name, _) in &map.0 {
-            let digest = by_platform.text(
-                &name.text,
-                is_digest,
-                "a digest like `sha256:` and 64 digits",
-            )?;
+            let digest = by_platform.text(&name.text, is_digest, IMAGE)?;
             platforms.push((name.text.clone(), digest.to_owned()));
         }
     }
     Ok(ImagePin {
         digest: digest.to_owned(),
         platforms,
+        config: fields
+            .optional("config", is_digest, IMAGE)?
+            .map(str::to_owned),
         resolved: resolution(&fields)?,
     })
 }

@@ -187,6 +187,7 @@ fn companion() -> Companion {
         &ImagePin {
             digest: digest("a"),
             platforms: vec![("linux/amd64".to_owned(), digest("b"))],
+            config: Some(digest("c")),
             resolved,
         },
     );

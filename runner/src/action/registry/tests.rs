@@ -1,11 +1,14 @@
 //! A registry on this machine.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::json;
 
 use super::*;
 use crate::action::loopback::{Asked, Reply, Server};
+
+/// The image of the platform of sandboxes.
+const AMD: &str = r#"{"config": {"digest": "sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"}}"#;
 
 fn digest(text: &str) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(text)))
@@ -15,7 +18,7 @@ fn index() -> String {
     let entry = |os: &str, architecture: &str, variant: Option<&str>, text: &str| json!({"digest": digest(text), "platform": {"os": os, "architecture": architecture, "variant": variant}});
     json!({"schemaVersion": 2, "manifests": [
         entry("linux", "arm64", Some("v8"), "arm"),
-        entry("linux", "amd64", None, "amd"),
+        entry("linux", "amd64", None, AMD),
         entry("unknown", "unknown", None, "said"),
     ]})
     .to_string()
@@ -38,6 +41,7 @@ fn manifests(asked: &Asked) -> Reply {
             Reply::of(200, index()).with("Docker-Content-Digest", digest(&index()))
         }
         "/v2/octo/one/manifests/1" => Reply::of(200, r#"{"config": {}, "layers": []}"#),
+        path if path == format!("/v2/octo/tool/manifests/{}", digest(AMD)) => Reply::of(200, AMD),
         "/v2/octo/lie/manifests/1" => {
             Reply::of(200, index()).with("Docker-Content-Digest", digest("other"))
         }
@@ -51,15 +55,16 @@ fn manifests(asked: &Asked) -> Reply {
 #[tokio::test]
 async fn a_tag_is_resolved_to_digests_that_are_computed_here() {
     let server = Server::start(manifests);
-    let registries = Registries::new().unwrap();
+    let registries = Registries::new(Credentials::default()).unwrap();
     let found = registries
         .resolve(&image(&server, "octo/tool:1"))
         .await
         .unwrap();
     assert_eq!(found.digest, digest(&index()));
-    let platforms = [("linux/amd64", "amd"), ("linux/arm64/v8", "arm")];
+    let platforms = [("linux/amd64", AMD), ("linux/arm64/v8", "arm")];
     let platforms = platforms.map(|(name, text)| (name.to_owned(), digest(text)));
     assert_eq!(found.platforms, platforms);
+    assert_eq!(found.config, Some(format!("sha256:{}", "c".repeat(64))));
     let one = registries
         .resolve(&image(&server, "octo/one:1"))
         .await
@@ -87,7 +92,7 @@ async fn a_tag_is_resolved_to_digests_that_are_computed_here() {
 #[tokio::test]
 async fn whether_a_tag_moved_is_asked_without_its_manifest() {
     let server = Server::start(manifests);
-    let registries = Registries::new().unwrap();
+    let registries = Registries::new(Credentials::default()).unwrap();
     assert_eq!(
         registries
             .digest(&image(&server, "octo/tool"))
@@ -135,7 +140,7 @@ async fn a_token_is_fetched_where_the_registry_says_and_sent_to_the_registry() {
         );
         Reply::of(401, "").with("WWW-Authenticate", challenge)
     });
-    let registries = Registries::new().unwrap();
+    let registries = Registries::new(Credentials::default()).unwrap();
     let found = registries
         .resolve(&image(&server, "octo/tool:1"))
         .await
@@ -163,7 +168,7 @@ async fn a_token_is_fetched_where_the_registry_says_and_sent_to_the_registry() {
 
 #[test]
 fn only_a_registry_of_this_machine_is_asked_without_tls() {
-    let registries = Registries::new().unwrap();
+    let registries = Registries::new(Credentials::default()).unwrap();
     for (name, expected) in [
         (
             "alpine:3",
@@ -181,5 +186,47 @@ fn only_a_registry_of_this_machine_is_asked_without_tls() {
     ] {
         let image = ImageReference::parse(name).unwrap();
         assert_eq!(registries.question(&image).unwrap().url.as_str(), expected);
+    }
+}
+
+/// A registry that shows an image to one user only, as GitHub's and Docker's do (by tokens), or itself.
+#[tokio::test]
+async fn a_private_image_is_shown_to_those_who_are_logged_in() {
+    const LOGIN: &str = "Basic YWRhOnMzY3JldA==";
+    for basic in [true, false] {
+        let url = Arc::new(OnceLock::<String>::new());
+        let realm = Arc::clone(&url);
+        let server = Server::start(move |asked| {
+            let given = asked.authorization.as_deref();
+            let challenge = match basic {
+                true => r#"Basic realm="x""#.to_owned(),
+                false => format!(
+                    r#"Bearer realm="{}/token",service="x""#,
+                    realm.get().unwrap()
+                ),
+            };
+            match (asked.path.starts_with("/token"), given) {
+                (true, Some(LOGIN)) => Reply::of(200, r#"{"token": "t0ken"}"#),
+                (true, _) => Reply::of(401, ""),
+                (false, Some(LOGIN)) if basic => Reply::of(200, "{}"),
+                (false, Some("Bearer t0ken")) => Reply::of(200, "{}"),
+                (false, _) => Reply::of(401, "").with("WWW-Authenticate", challenge),
+            }
+        });
+        url.set(server.url()).unwrap();
+        let logins = format!(
+            r#"{{"auths": {{"{}": {{"auth": "YWRhOnMzY3JldA=="}}}}}}"#,
+            server.address
+        );
+        let logins = Credentials::parse(&logins, "test").unwrap();
+        let image = image(&server, "octo/private:1");
+        let found = Registries::new(logins).unwrap().resolve(&image).await;
+        assert_eq!(found.unwrap().digest, digest("{}"));
+        let nobody = Registries::new(Credentials::default()).unwrap();
+        let error = nobody.resolve(&image).await.unwrap_err().to_string();
+        assert!(
+            error.contains("`docker login` or DOCKER_AUTH_CONFIG"),
+            "{error}"
+        );
     }
 }

@@ -73,6 +73,8 @@ pub struct PinnedImage {
     pub digest: String,
     /// The image of each platform.
     pub platforms: Vec<(String, String)>,
+    /// The configuration of the image for sandboxes, where it is known.
+    pub config: Option<String>,
     /// When it was resolved, and from where; nothing for a reference that names its digest.
     pub resolved: Option<Resolution>,
     /// Whether the lock had this digest already, or the reference names it.

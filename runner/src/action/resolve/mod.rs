@@ -105,6 +105,7 @@ pub struct Resolver {
     ask: bool,
     given: Arc<dyn ActionSource>,
     remembered: Arc<Remembered>,
+    given_images: Arc<BTreeSet<String>>,
     registries: Option<Registries>,
     now: String,
     progress: Option<OnProgress>,
@@ -138,6 +139,7 @@ impl Resolver {
             ask: true,
             given: Arc::new(NoActions),
             remembered: Arc::default(),
+            given_images: Arc::default(),
             registries: None,
             now: now.to_string(),
             progress: None,
@@ -179,6 +181,16 @@ impl Resolver {
     pub fn remembering(self, remembered: Remembered) -> Self {
         let remembered = Arc::new(remembered);
         Self { remembered, ..self }
+    }
+
+    /// With images that the person gives, by their keys: no registry is asked for them.
+    #[must_use]
+    pub fn given_images(self, keys: BTreeSet<String>) -> Self {
+        let given_images = Arc::new(keys);
+        Self {
+            given_images,
+            ..self
+        }
     }
 
     /// With registries to ask about images; without, only the lock and the digest in a reference count.
@@ -227,4 +239,4 @@ impl Update {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

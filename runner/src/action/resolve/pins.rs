@@ -5,7 +5,7 @@ use super::locks::LockedAction;
 use super::{Resolver, Unknown};
 use crate::action::fetch::{FetchError, fetch};
 use crate::action::image::ImageReference;
-use crate::action::lockfile::{ImagePin, PinKey, Resolution};
+use crate::action::lockfile::{PinKey, Resolution};
 use crate::action::reference::{ActionKey, RepositoryName, is_commit_id};
 use crate::action::registry::RegistryError;
 use crate::action::source::{Named, SourceError};
@@ -155,6 +155,15 @@ impl Resolver {
         }
         let (named, unasked) = self.named(repository, reference).await?;
         let (upstream, commit) = (&*self.upstream, named.commit);
+        // What names a commit needs no lock, so no tag or branch of that name may take its place.
+        if is_commit_id(reference) && !reference.eq_ignore_ascii_case(&commit.hex()) {
+            let from = upstream.name();
+            let message = format!(
+                "`{key}` names a commit, and {from} gives {commit} for it; do not use this source until you \
+                 know why"
+            );
+            return Err(Failure::new(Wrong::Tampered, message));
+        }
         let proven = fetch(upstream, &self.store, repository, commit, None).await?;
         Ok(FetchedPin {
             repository: repository.clone(),
@@ -201,49 +210,55 @@ impl Resolver {
 
     /// The digests of an image.
     pub(super) async fn image(&self, image: &ImageReference) -> Result<PinnedImage, Failure> {
+        let known = |digest: &str| PinnedImage {
+            digest: digest.to_owned(),
+            platforms: Vec::new(),
+            config: None,
+            resolved: None,
+            locked: true,
+            moved: None,
+            unasked: None,
+        };
         if let Some(digest) = &image.digest {
-            return Ok(PinnedImage {
-                digest: digest.clone(),
-                platforms: Vec::new(),
-                resolved: None,
-                locked: true,
-                moved: None,
-                unasked: None,
-            });
+            return Ok(known(digest));
         }
         let key = image.key();
         let update = self.update.takes(&PinKey::Image(key.clone()));
-        match self.locks.image(&key).filter(|_| !update) {
-            Some(locked) => Ok(self.locked_image(image, locked).await),
-            None if self.remembered.images.contains_key(&key) => Ok(PinnedImage {
-                digest: self.remembered.images[&key].clone(),
-                platforms: Vec::new(),
-                resolved: None,
+        let locked = self.locks.image(&key).map(|locked| PinnedImage {
+            platforms: locked.platforms,
+            config: locked.config,
+            resolved: Some(locked.resolved),
+            ..known(&locked.digest)
+        });
+        let remembered = || {
+            let digest = self.remembered.images.get(&key)?;
+            Some(PinnedImage {
                 locked: false,
-                moved: None,
-                unasked: None,
-            }),
+                ..known(digest)
+            })
+        };
+        match locked.filter(|_| !update).or_else(remembered) {
+            Some(pin) => Ok(self.image_now(image, pin).await),
             None => self.looked_up_image(image).await,
         }
     }
 
-    async fn locked_image(&self, image: &ImageReference, locked: ImagePin) -> PinnedImage {
-        let now = match self.registries.as_ref().filter(|_| self.ask) {
-            Some(registries) => Some(registries.digest(image).await),
-            None => None,
+    /// A known image, and whether its tag stands for it still.
+    async fn image_now(&self, image: &ImageReference, pin: PinnedImage) -> PinnedImage {
+        let given = self.given_images.contains(&image.lock_key());
+        let registries = self.registries.as_ref();
+        let now = match registries.filter(|_| self.ask && !given) {
+            Some(registries) => registries.digest(image).await,
+            None => return pin,
         };
         let (moved, unasked) = match now {
-            None => (None, None),
-            Some(Ok(digest)) => (Some(digest).filter(|digest| *digest != locked.digest), None),
-            Some(Err(error)) => (None, Some(printable::line(&error.to_string()))),
+            Ok(digest) => (Some(digest).filter(|digest| *digest != pin.digest), None),
+            Err(error) => (None, Some(printable::line(&error.to_string()))),
         };
         PinnedImage {
-            digest: locked.digest,
-            platforms: locked.platforms,
-            resolved: Some(locked.resolved),
-            locked: true,
             moved,
             unasked,
+            ..pin
         }
     }
 
@@ -251,7 +266,8 @@ impl Resolver {
         let registries = self
             .registries
             .as_ref()
-            .filter(|_| self.unknown == Unknown::Resolve);
+            .filter(|_| self.unknown == Unknown::Resolve)
+            .filter(|_| !self.given_images.contains(&image.lock_key()));
         let Some(registries) = registries else {
             let message = format!(
                 "the image `{image}` has no digest and is not in the lock; run `mayfly pin`, or write \
@@ -270,6 +286,7 @@ impl Resolver {
         Ok(PinnedImage {
             digest: found.digest,
             platforms: found.platforms,
+            config: found.config,
             resolved: Some(Resolution {
                 at: self.now.clone(),
                 from: image.registry.clone(),

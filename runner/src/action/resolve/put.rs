@@ -119,6 +119,7 @@ pub(super) fn image_pin(pin: &PinnedImage) -> Option<ImagePin> {
     Some(ImagePin {
         digest: pin.digest.clone(),
         platforms: pin.platforms.clone(),
+        config: pin.config.clone(),
         resolved,
     })
 }

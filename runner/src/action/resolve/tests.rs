@@ -1,75 +1,37 @@
 //! Workflows over real git repositories, followed to the end.
 
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
 use crate::action::find;
+use crate::action::fixture::{NODE, Repositories, git, write};
 use crate::action::lockfile::{ActionPin, Companion, ImagePin, Resolution};
 use crate::action::reference::ActionKey;
-use crate::action::source::GitMirror;
 use crate::workflow::source::Source;
 
-pub(crate) fn git(folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("git")
-        .args(["-c", "user.name=a", "-c", "user.email=a@example.com"])
-        .args(["-c", "init.defaultBranch=main"])
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-pub(crate) fn write(folder: &Path, files: &[(&str, &str)]) {
-    for (path, text) in files {
-        let path = folder.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-}
-
 struct World {
-    folder: tempfile::TempDir,
+    repositories: Repositories,
+}
+
+impl Deref for World {
+    type Target = Repositories;
+
+    fn deref(&self) -> &Repositories {
+        &self.repositories
+    }
 }
 
 impl World {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let work = folder.path().join("work");
-        std::fs::create_dir_all(&work).unwrap();
-        std::fs::create_dir_all(folder.path().join("git")).unwrap();
-        git(&work, &["init", "-q"]);
-        Self { folder }
-    }
-
-    fn repository(&self, name: &str) -> PathBuf {
-        self.folder.path().join("git").join(name)
-    }
-
-    /// A commit of a repository, with tags.
-    fn commit(&self, name: &str, files: &[(&str, &str)], tags: &[&str]) -> String {
-        let folder = self.repository(name);
-        if !folder.exists() {
-            std::fs::create_dir_all(&folder).unwrap();
-            git(&folder, &["init", "-q"]);
-        }
-        write(&folder, files);
-        git(&folder, &["add", "."]);
-        git(&folder, &["commit", "-q", "--allow-empty", "-m", "x"]);
-        for tag in tags {
-            git(&folder, &["tag", "-f", tag]);
-        }
-        git(&folder, &["rev-parse", "HEAD"])
+        let repositories = Repositories::new();
+        Self { repositories }
     }
 
     fn resolver(&self, locks: Locks) -> Resolver {
-        let mirror = GitMirror::open(self.folder.path().join("git").to_str().unwrap()).unwrap();
-        let store = ActionStore::at(self.folder.path().join("actions"));
-        let work = Checkout::containing(&self.folder.path().join("work")).unwrap();
-        Resolver::new(Arc::new(mirror), store, locks).in_checkout(Some(Arc::new(work)))
+        Resolver::new(Arc::new(self.mirror()), self.store(), locks)
+            .in_checkout(Some(self.checkout()))
     }
 
     async fn resolve(&self, text: &str, locks: Locks) -> Graph {
@@ -109,8 +71,6 @@ fn keys(texts: &[&str]) -> Vec<PinKey> {
 fn said(graph: &Graph) -> Vec<String> {
     graph.offenders.iter().map(ToString::to_string).collect()
 }
-
-const NODE: &str = "runs: {using: node20, main: x.js}\n";
 
 #[tokio::test]
 async fn references_are_followed_through_actions_workflows_and_images_to_the_end() {
@@ -428,6 +388,7 @@ async fn a_folder_of_the_checkout_has_the_documented_digest_and_images_come_from
     let image = ImagePin {
         digest: format!("sha256:{}", "c".repeat(64)),
         platforms: Vec::new(),
+        config: None,
         resolved: Resolution {
             at: "now".to_owned(),
             from: "there".to_owned(),

@@ -182,7 +182,7 @@ impl<'a> Walk<'a> {
                 );
             }
             Reference::Image(image) => {
-                let key = PinKey::Image(image_key(image));
+                let key = PinKey::Image(image.lock_key());
                 self.entry(at, depth, key, Wanted::Image(image.clone()), mention);
             }
             Reference::Repository(reference) => {
@@ -462,13 +462,5 @@ impl Resolver {
                 "it was broken off; run the command again".to_owned(),
             )),
         }
-    }
-}
-
-/// The key of an image; one that names its digest is known by that.
-pub(super) fn image_key(image: &ImageReference) -> String {
-    match &image.digest {
-        Some(digest) => format!("{}/{}@{digest}", image.registry, image.repository),
-        None => image.key(),
     }
 }

@@ -312,11 +312,12 @@ impl Upstream for GitMirror {
     ) -> Answer<'a, Option<Named>> {
         Box::pin(async move {
             let refs = self.listing(repository).await?;
-            let Some(commit) = refs
-                .commit(reference)
-                .map(str::to_owned)
-                .or_else(|| is_commit_id(reference).then(|| reference.to_ascii_lowercase()))
-            else {
+            // A tag could have the name of a commit; what looks like one means it.
+            let commit = match is_commit_id(reference) {
+                true => Some(reference.to_ascii_lowercase()),
+                false => refs.commit(reference).map(str::to_owned),
+            };
+            let Some(commit) = commit else {
                 return Ok(None);
             };
             let version = refs.best(&commit).unwrap_or(reference).to_owned();

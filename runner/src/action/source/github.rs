@@ -21,7 +21,7 @@ use super::{Answer, Archive, Commit, Named, Numbers, Refs, SourceError, Upstream
 use crate::action::archive::Layout;
 use crate::action::digest::CommitId;
 use crate::action::reference::{RepositoryName, is_commit_id};
-use crate::action::tree::Submodules;
+use crate::action::tree::{Listing, Submodules};
 use object::ApiCommit;
 use request::Api;
 
@@ -265,15 +265,16 @@ impl Upstream for GitHub {
     ) -> Answer<'a, Option<Named>> {
         Box::pin(async move {
             let repository = self.repository(name).await?;
-            let commit = match self.tip(name, reference).await? {
-                Some(commit) => {
+            // A tag could have the name of a commit; what looks like one means it.
+            let commit = match is_commit_id(reference) {
+                true => self.api.id(name, &reference.to_ascii_lowercase())?,
+                false => {
+                    let Some(commit) = self.tip(name, reference).await? else {
+                        return Ok(None);
+                    };
                     lock(&repository.held).insert(commit);
                     commit
                 }
-                None if is_commit_id(reference) => {
-                    self.api.id(name, &reference.to_ascii_lowercase())?
-                }
-                None => return Ok(None),
             };
             // A full version is as exact as a name can be.
             let version = match version(reference) {
@@ -312,6 +313,15 @@ impl Upstream for GitHub {
     }
 }
 
+impl GitHubCommit<'_> {
+    /// All folders and files; nothing if the API does not list them all.
+    async fn tree(&self) -> Result<Option<Vec<ApiEntry>>, SourceError> {
+        let path = format!("/git/trees/{}?recursive=1", self.commit);
+        let tree: Option<ApiTree> = self.github.api.get(self.name, &path).await?;
+        Ok(tree.filter(|tree| !tree.truncated).map(|tree| tree.tree))
+    }
+}
+
 /// A commit that GitHub has.
 struct GitHubCommit<'a> {
     github: &'a GitHub,
@@ -346,19 +356,31 @@ impl Commit for GitHubCommit<'_> {
     fn submodules(&self) -> Answer<'_, Submodules> {
         Box::pin(async move {
             let (api, name) = (&self.github.api, self.name);
-            let path = format!("/git/trees/{}?recursive=1", self.commit);
-            let tree: Option<ApiTree> = api.get(name, &path).await?;
-            let tree = tree.filter(|tree| !tree.truncated);
-            let tree = tree.ok_or_else(|| {
+            let tree = self.tree().await?.ok_or_else(|| {
                 api.failed(
                     name,
                     "it does not list the whole tree; use `--mirror https://github.com`",
                 )
             })?;
-            let submodules = tree.tree.into_iter().filter(|entry| entry.mode == "160000");
+            let submodules = tree.into_iter().filter(|entry| entry.mode == "160000");
             submodules
                 .map(|entry| Ok((entry.path.into_bytes(), api.id(name, &entry.sha)?)))
                 .collect()
+        })
+    }
+
+    fn listing(&self) -> Answer<'_, Option<Listing>> {
+        Box::pin(async move {
+            let tree = self.tree().await?.unwrap_or_default();
+            let files = tree.iter().filter(|entry| entry.mode != "040000");
+            let files = files.map(|entry| {
+                (
+                    entry.mode.as_str(),
+                    entry.sha.as_str(),
+                    entry.path.as_bytes(),
+                )
+            });
+            Ok(Listing::new(files))
         })
     }
 }

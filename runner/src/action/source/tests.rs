@@ -1,32 +1,8 @@
 //! A mirror of real git repositories on this machine.
 
-use std::path::Path;
-use std::process::Command;
-
 use super::*;
+use crate::action::fixture::git;
 use crate::action::reference::RepositoryName;
-
-fn git(folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("git")
-        .args([
-            "-c",
-            "user.name=a",
-            "-c",
-            "user.email=a@example.com",
-            "-c",
-            "init.defaultBranch=main",
-        ])
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
 
 /// A repository `octo/tool` with two commits: v1 and v1.0.0 at the first, an annotated v1.1.0 at the second.
 fn mirror(name: &str) -> (tempfile::TempDir, String, String) {

@@ -38,29 +38,38 @@ pub enum Difference {
 impl Listing {
     /// Reads what `git ls-tree -r -z --full-tree` prints; nothing if it is no such listing.
     #[must_use]
-    pub fn parse(text: &[u8]) -> Option<Self> {
-        let mut tree = TreeBuilder::new();
-        for entry in text
+    pub fn parse<'a>(text: &'a [u8]) -> Option<Self> {
+        let entries = text
             .split(|&byte| byte == 0)
-            .filter(|entry| !entry.is_empty())
-        {
+            .filter(|entry| !entry.is_empty());
+        let entry = |entry: &'a [u8]| {
             let tab = entry.iter().position(|&byte| byte == b'\t')?;
-            let head = std::str::from_utf8(&entry[..tab]).ok()?;
-            let mut words = head.split(' ');
-            let mode = match words.next()? {
+            let mut words = std::str::from_utf8(&entry[..tab]).ok()?.split(' ');
+            Some((words.next()?, words.nth(1)?, &entry[tab + 1..]))
+        };
+        Self::new(entries.map(entry).collect::<Option<Vec<_>>>()?)
+    }
+
+    /// A listing of modes, ids and paths; nothing if they make no tree.
+    #[must_use]
+    pub fn new<'a>(
+        entries: impl IntoIterator<Item = (&'a str, &'a str, &'a [u8])>,
+    ) -> Option<Self> {
+        let mut tree = TreeBuilder::new();
+        for (mode, id, path) in entries {
+            let mode = match mode {
                 "100644" => FileMode::Regular,
                 "100755" => FileMode::Executable,
                 "120000" => FileMode::Symlink,
                 "160000" => FileMode::Submodule,
                 _ => return None,
             };
-            let id: TreeId = words.nth(1)?.parse().ok()?;
+            let id: TreeId = id.parse().ok()?;
             let blob = Blob {
                 sha1: *id.as_bytes(),
                 sha256: [0; 32],
             };
-            tree.insert(&entry[tab + 1..], mode, Content::Blob(blob))
-                .ok()?;
+            tree.insert(path, mode, Content::Blob(blob)).ok()?;
         }
         Some(Self(tree))
     }

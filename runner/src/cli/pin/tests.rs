@@ -3,9 +3,9 @@
 use std::fs;
 
 use super::*;
+use crate::action::fixture::{git, write as put};
 use crate::action::lockfile::{ACTIONS_LOCK, Companion, MAYFLY_LOCK};
 use crate::action::reference::ActionKey;
-use crate::action::resolve::tests::{git, write as put};
 
 const NODE: &str = "runs: {using: node20, main: x.js}\n";
 const CI: &str =
@@ -66,7 +66,7 @@ impl World {
         let work = Work {
             args: &args,
             upstream: Arc::new(GitMirror::open(mirror.to_str().unwrap()).unwrap()),
-            registries: Registries::new().unwrap(),
+            registries: Registries::new(Credentials::default()).unwrap(),
             store: ActionStore::at(self.folder.path().join("actions")),
             checkout: Some(Arc::new(Checkout::containing(&self.work()).unwrap())),
         };

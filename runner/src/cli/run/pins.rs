@@ -1,10 +1,14 @@
 //! The pins of a run: all that its workflow refers to is resolved and judged before anything else.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use clap::Args;
 
-use super::super::{Exit, Failure, pin::token, runtime};
+use super::super::{
+    Exit, Failure,
+    pin::{registries, token},
+    runtime,
+};
 use crate::{
     action::{
         enforce::{Enforced, Enforcer, Pinned},
@@ -31,6 +35,9 @@ pub struct PinArgs {
     /// token in GITHUB_TOKEN if there is one.
     #[arg(long, value_name = "DIR|URL", env = "MAYFLY_MIRROR")]
     mirror: Option<String>,
+    /// Without a mirror: GitHub's API, github.com's or that of an Enterprise Server.
+    #[arg(long, value_name = "URL", env = "GITHUB_API_URL", default_value = GITHUB_API)]
+    api_url: String,
     /// What must be known of actions, workflows and images before a job begins [default: require, or
     /// what the configuration says]
     #[arg(long, value_enum, value_name = "POLICY", env = "MAYFLY_PINS")]
@@ -45,7 +52,7 @@ impl PinArgs {
         checkout: &Arc<Checkout>,
         folders: &Arc<Folders>,
         images: &ImageArchives,
-    ) -> Result<(Pinned, Option<Failure>), Failure> {
+    ) -> Result<Judged, Failure> {
         let settings = Settings::load().map_err(Failure::usage)?;
         let policy = self.pins.or(settings.actions.pins).unwrap_or_default();
         let found = find::in_workflow(workflow).map_err(Failure::usage)?;
@@ -59,45 +66,57 @@ impl PinArgs {
         let mirror = self.mirror.as_ref().or(settings.actions.mirror.as_ref());
         let enforcer = Enforcer {
             policy,
-            upstream: Some(upstream(mirror)?),
+            upstream: Some(self.upstream(mirror)?),
+            registries: Some(registries()?),
             store: ActionStore::at(installation.actions()),
             history: History::at(installation.pins()),
             locks: Locks::read(checkout.root()).map_err(Failure::usage)?,
             checkout: Some(Arc::clone(checkout)),
             given: Arc::clone(folders) as _,
-            given_images: images.keys(),
+            given_images: images.clone(),
         };
         let enforced = runtime()?.block_on(enforcer.enforce(vec![Root { file, found }]))?;
         Ok(judge(policy, enforced))
     }
-}
 
-/// The mirror, else GitHub: asked only for what the workflow refers to.
-fn upstream(mirror: Option<&String>) -> Result<Arc<dyn Upstream>, Failure> {
-    match mirror {
-        Some(base) => Ok(Arc::new(GitMirror::open(base).map_err(Failure::usage)?)),
-        None => {
-            let token = token(None)?;
-            Ok(Arc::new(
-                GitHub::open(GITHUB_API, token).map_err(Failure::usage)?,
-            ))
+    /// The mirror, else GitHub: asked only for what the workflow refers to.
+    fn upstream(&self, mirror: Option<&String>) -> Result<Arc<dyn Upstream>, Failure> {
+        if let Some(base) = mirror {
+            return Ok(Arc::new(GitMirror::open(base).map_err(Failure::usage)?));
         }
+        let github = GitHub::open(&self.api_url, token(None)?).map_err(Failure::usage)?;
+        Ok(Arc::new(github))
     }
 }
 
-/// What may be used, and the one message about all that may not where the policy goes by it.
-fn judge(policy: PinPolicy, enforced: Enforced) -> (Pinned, Option<Failure>) {
+/// What a run may use.
+#[derive(Debug)]
+pub struct Judged {
+    /// Actions, workflows and images.
+    pub actions: Pinned,
+    /// Images whose given archives are something else, by their keys.
+    pub refused_images: BTreeSet<String>,
+    /// The one message about all that may not run, where the policy goes by it.
+    pub refused: Option<Failure>,
+}
+
+/// Says what there is to say, and judges by the policy.
+fn judge(policy: PinPolicy, enforced: Enforced) -> Judged {
     for note in &enforced.notes {
         eprintln!("mayfly: {}", printable::line(note));
     }
     let offenders = &enforced.offenders;
-    let refusal = (policy.fails() && !offenders.is_empty()).then(|| refusal(policy, offenders));
-    if refusal.is_none() {
+    let refused = (policy.fails() && !offenders.is_empty()).then(|| refusal(policy, offenders));
+    if refused.is_none() {
         for offender in offenders {
             eprintln!("mayfly: pins = {policy}: {offender}");
         }
     }
-    (enforced.actions, refusal)
+    Judged {
+        actions: enforced.actions,
+        refused_images: enforced.refused_images,
+        refused,
+    }
 }
 
 /// One message with all that may not run.
@@ -130,6 +149,8 @@ pub fn with_refusal(error: LoadError, refusal: Option<&Failure>) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches as _;
+
     use super::*;
     use crate::action::resolve::Mention;
 
@@ -144,6 +165,28 @@ mod tests {
             },
             message: "why; mend".to_owned(),
         }
+    }
+
+    #[test]
+    fn actions_come_from_the_mirror_that_is_named_else_from_github() {
+        let from = |arguments: &[&str], mirror: Option<&str>| {
+            let all = ["run"].iter().chain(arguments);
+            let args = PinArgs::augment_args(clap::Command::new("run"));
+            let args = PinArgs::from_arg_matches(&args.get_matches_from(all)).unwrap();
+            let mirror = mirror.map(str::to_owned);
+            args.upstream(mirror.as_ref())
+                .map(|source| source.name().to_owned())
+        };
+        assert_eq!(from(&[], None).unwrap(), GITHUB_API);
+        let enterprise = ["--api-url", "https://ghe.example/api/v3"];
+        assert_eq!(from(&enterprise, None).unwrap(), enterprise[1]);
+        let mirror = Some("https://git.example/mirror");
+        assert_eq!(
+            from(&enterprise, mirror).unwrap(),
+            "https://git.example/mirror"
+        );
+        let plain = from(&["--api-url", "http://ghe.example"], None).unwrap_err();
+        assert_eq!(plain.exit, Exit::Usage);
     }
 
     #[test]

@@ -180,9 +180,13 @@ impl Api {
                 .read_timeout(PATIENCE)
                 .build()
                 .map_err(|error| SourceError::Run(std::io::Error::other(error)))?;
+            // Only its server: octocrab would put the path of an Enterprise Server's API before that of
+            // the servers that its answers lead to.
+            let wrong = || SourceError::Api(self.base.clone());
+            let server = Url::parse(&self.base).map_err(|_| wrong())?.origin();
             let mut builder = Octocrab::builder()
-                .base_uri(self.base.as_str())
-                .map_err(|_| SourceError::Api(self.base.clone()))?;
+                .base_uri(server.ascii_serialization())
+                .map_err(|_| wrong())?;
             if let Some(token) = &self.token {
                 builder = builder.personal_token(token.clone());
             }

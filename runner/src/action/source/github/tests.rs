@@ -1,174 +1,42 @@
 //! GitHub's API as a server on this machine tells it, over a real git repository.
 
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-
-use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::action::fetch::{FetchError, fetch};
-use crate::action::loopback::{Asked, Reply, Server};
-use crate::action::resolve::tests::{git, write};
+use crate::action::fixture::{FakeGitHub, Repositories, git};
+use crate::action::loopback::{Reply, Server};
 use crate::action::store::ActionStore;
 
 fn name() -> RepositoryName {
     RepositoryName::parse("octo/tool").unwrap()
 }
 
-/// What GitHub says of a commit object.
-fn told(object: &str) -> Json {
-    let (head, message) = object.split_once("\n\n").unwrap();
-    let line = |name: &str| {
-        let lines = head
-            .lines()
-            .filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
-        lines.map(str::to_owned).collect::<Vec<_>>()
-    };
-    let person = |text: &str| {
-        let (name, rest) = text.split_once(" <").unwrap();
-        let (email, rest) = rest.split_once("> ").unwrap();
-        let seconds: i64 = rest.split(' ').next().unwrap().parse().unwrap();
-        json!({"name": name, "email": email, "date": jiff::Timestamp::from_second(seconds).unwrap().to_string()})
-    };
-    let signature = head
-        .split_once("\ngpgsig ")
-        .map(|(_, text)| text.replace("\n ", "\n"));
-    let payload = head
-        .split_once("\ngpgsig ")
-        .map(|(head, _)| format!("{head}\n\n{message}"));
-    json!({
-        "sha": "?",
-        "message": message.trim_end_matches('\n'),
-        "tree": {"sha": line("tree")[0]},
-        "parents": line("parent").iter().map(|id| json!({"sha": id})).collect::<Vec<_>>(),
-        "author": person(&line("author")[0]),
-        "committer": person(&line("committer")[0]),
-        "verification": {"signature": signature, "payload": payload},
-    })
-}
-
-/// Answers for `octo/tool`, whose repository lies in a folder; archives come from another server.
-fn answer(repository: &Path, archives: &str, asked: &Asked) -> Reply {
-    let git = |arguments: &[&str]| git(repository, arguments);
-    let reply = |json: Json| Reply::of(200, json.to_string());
-    let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
-    let Some(path) = path.strip_prefix("/api/repos/octo/tool") else {
-        return Reply::of(404, "{}");
-    };
-    let refs = || {
-        git(&[
-            "for-each-ref",
-            "--format=%(refname) %(objecttype) %(objectname) %(*objectname)",
-        ])
-    };
-    let find = |name: &str| {
-        refs().lines().find_map(|line| {
-            let words: Vec<&str> = line.split(' ').collect();
-            (words[0] == name).then(|| json!({"object": {"type": words[1], "sha": words[2]}}))
-        })
-    };
-    if path.is_empty() {
-        return reply(json!({"id": 8, "owner": {"id": 7}, "default_branch": "main"}));
-    }
-    if let Some(name) = path.strip_prefix("/git/ref/") {
-        let name = format!("refs/{name}").replace("%2F", "/");
-        return find(&name).map_or(Reply::of(404, "{}"), reply);
-    }
-    if let Some(id) = path.strip_prefix("/git/tags/") {
-        let commit = git(&["rev-parse", &format!("{id}^{{commit}}")]);
-        return reply(json!({"object": {"type": "commit", "sha": commit}}));
-    }
-    if let Some(id) = path.strip_prefix("/git/commits/") {
-        let output = Command::new("git")
-            .args(["cat-file", "commit", id])
-            .current_dir(repository)
-            .output();
-        return reply(told(&String::from_utf8(output.unwrap().stdout).unwrap()));
-    }
-    if let Some(id) = path.strip_prefix("/tarball/") {
-        return Reply::of(302, "").with("Location", format!("{archives}/octo/tool/{id}?token=x"));
-    }
-    if let Some((id, branch)) = path
-        .strip_prefix("/compare/")
-        .and_then(|path| path.split_once("..."))
-    {
-        assert_eq!(query, "per_page=1&page=2");
-        let base = git(&["merge-base", id, branch]);
-        let status = if base == id { "ahead" } else { "diverged" };
-        return reply(json!({"status": status}));
-    }
-    let kind = if path == "/tags" {
-        "refs/tags/"
-    } else {
-        "refs/heads/"
-    };
-    let listed = refs();
-    let named = listed.lines().filter_map(|line| {
-        let words: Vec<&str> = line.split(' ').collect();
-        let name = words[0].strip_prefix(kind)?;
-        let commit = words
-            .get(3)
-            .filter(|id| !id.is_empty())
-            .unwrap_or(&words[2]);
-        Some(json!({"name": name, "commit": {"sha": commit}}))
-    });
-    reply(named.collect())
-}
-
 struct World {
-    folder: tempfile::TempDir,
-    api: Server,
-    archives: Server,
+    repositories: Repositories,
+    fake: FakeGitHub,
 }
 
 impl World {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let repository = folder.path().join("tool");
-        write(&repository, &[("action.yml", "name: x\n")]);
-        git(&repository, &["init", "-q"]);
-        git(&repository, &["add", "."]);
-        git(&repository, &["commit", "-qm", "one"]);
-        let served = repository.clone();
-        let archives = Server::start(move |asked| {
-            let id = asked
-                .path
-                .rsplit('/')
-                .next()
-                .unwrap()
-                .split('?')
-                .next()
-                .unwrap();
-            let archive = Command::new("git")
-                .args(["archive", "--format=tar.gz", "--prefix=octo-tool-1/", id])
-                .current_dir(&served)
-                .output()
-                .unwrap();
-            Reply::of(200, archive.stdout)
-        });
-        let (served, base) = (repository.clone(), archives.url());
-        let api = Server::start(move |asked| answer(&served, &base, asked));
-        Self {
-            folder,
-            api,
-            archives,
-        }
+        let repositories = Repositories::new();
+        repositories.commit("octo/tool", &[("action.yml", "name: x\n")], &[]);
+        let fake = FakeGitHub::start(&repositories.base());
+        Self { repositories, fake }
     }
 
     fn repository(&self) -> PathBuf {
-        self.folder.path().join("tool")
+        self.repositories.repository("octo/tool")
     }
 
     fn github(&self) -> GitHub {
-        GitHub::open(
-            &format!("{}/api", self.api.url()),
-            Some("secret-token".into()),
-        )
-        .unwrap()
+        self.fake.open()
     }
 
     fn store(&self) -> ActionStore {
-        ActionStore::at(self.folder.path().join("actions"))
+        self.repositories.store()
     }
 
     /// Writes a commit object as it is.
@@ -180,7 +48,9 @@ impl World {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(text.as_bytes()).unwrap();
+        drop(stdin);
         let output = child.wait_with_output().unwrap();
         String::from_utf8(output.stdout)
             .unwrap()
@@ -249,9 +119,12 @@ async fn references_are_found_and_their_commits_come_into_the_store_proven() {
             .filter(|asked| asked.authorization.is_some())
             .count()
     };
-    assert_eq!(with(&world.api), world.api.asked().len());
+    assert_eq!(with(&world.fake.api), world.fake.api.asked().len());
     assert_eq!(
-        (world.archives.asked().len(), with(&world.archives)),
+        (
+            world.fake.archives.asked().len(),
+            with(&world.fake.archives)
+        ),
         (1, 0)
     );
     assert!(!format!("{github:?}").contains("secret-token"));
