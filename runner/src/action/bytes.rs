@@ -36,6 +36,11 @@ pub trait ActionSource: Debug + Send + Sync {
     fn image(&self, image: &str) -> Result<String, ImageRefused> {
         Ok(image.to_owned())
     }
+
+    /// Whether an image that nothing pins is not pulled, so that what cannot be known is not built on.
+    fn refuses_unpinned(&self) -> bool {
+        false
+    }
 }
 
 /// The bytes of a repository at a ref.

@@ -1,9 +1,21 @@
-//! The images that a Dockerfile builds on: `FROM`, `COPY --from`, `RUN --mount=from=` and its syntax.
+//! The images that a Dockerfile builds on: `FROM`, `COPY --from`, `RUN --mount=from=`, also behind `ONBUILD`,
+//! and its syntax; and the file with other names for them.
+//!
+//! Builders do not read all files alike: older ones know no here-documents, newer ones other comments. A
+//! line that one of them could take for an image and another not is refused.
+
+mod lines;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::image::ImageReference;
+use lines::{Instruction, Word};
 
 /// Longest Dockerfile that is looked at, in bytes.
-const MAX_BYTES: usize = 1024 * 1024;
+pub const MAX_BYTES: usize = 1024 * 1024;
 
 /// An image that a Dockerfile names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +24,8 @@ pub struct Base {
     pub line: usize,
     /// The image, defaults of `ARG` put in.
     pub image: String,
+    /// The bytes that name it.
+    pub span: Range<usize>,
 }
 
 /// Why a Dockerfile's images are not known.
@@ -27,6 +41,16 @@ pub enum DockerfileError {
         /// What stands there.
         text: String,
     },
+    /// What builders do not read alike.
+    #[error(
+        "line {line}: {why}, so builders may differ in which images they use; write it plainly"
+    )]
+    Ambiguous {
+        /// 1-based line.
+        line: usize,
+        /// What stands there.
+        why: &'static str,
+    },
     /// It is too long.
     #[error("the Dockerfile has more than {MAX_BYTES} bytes; name its image in a shorter one")]
     TooLong,
@@ -40,11 +64,73 @@ pub fn bases(text: &str) -> Result<Vec<Base>, DockerfileError> {
     if text.len() > MAX_BYTES {
         return Err(DockerfileError::TooLong);
     }
-    let mut reader = Reader::default();
-    for (line, instruction) in instructions(text, &mut reader.found) {
-        reader.instruction(line, &instruction)?;
+    let read = lines::read(text)?;
+    let mut reader = Reader {
+        found: read.syntax.into_iter().collect(),
+        ..Reader::default()
+    };
+    for instruction in &read.instructions {
+        reader.instruction(instruction)?;
+    }
+    let started: HashSet<usize> = read.instructions.iter().map(|found| found.line).collect();
+    for (at, line) in text.lines().enumerate() {
+        if !started.contains(&(at + 1)) && could_name_an_image(line) {
+            let why =
+                "what looks like an instruction stands inside of another one or of a here-document";
+            return Err(DockerfileError::Ambiguous { line: at + 1, why });
+        }
     }
     Ok(reader.found)
+}
+
+/// A Dockerfile with other names for its images: what `name` gives for each.
+///
+/// # Errors
+/// [`DockerfileError`] where an image is not known; inside, what `name` fails with.
+pub fn renamed<E>(
+    text: &str,
+    mut name: impl FnMut(&Base) -> Result<String, E>,
+) -> Result<Result<String, E>, DockerfileError> {
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    for base in bases(text)? {
+        let name = match name(&base) {
+            Ok(name) => name,
+            Err(error) => return Ok(Err(error)),
+        };
+        out.push_str(&text[done..base.span.start]);
+        out.push_str(&name);
+        done = base.span.end;
+    }
+    out.push_str(&text[done..]);
+    Ok(Ok(out))
+}
+
+/// Whether a line that begins no instruction here could begin one elsewhere that names an image.
+fn could_name_an_image(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let mut word = words.next().unwrap_or_default();
+    if word.eq_ignore_ascii_case("onbuild") {
+        word = words.next().unwrap_or_default();
+    }
+    let rest: Vec<&str> = words.collect();
+    match word.to_ascii_uppercase().as_str() {
+        "FROM" => {
+            let named = rest.iter().filter(|word| !word.starts_with("--"));
+            let named: Vec<&str> = named.copied().collect();
+            let image = |text: &str| text.contains('$') || ImageReference::parse(text).is_ok();
+            match named.as_slice() {
+                [one] => image(one),
+                [one, word, _] => word.eq_ignore_ascii_case("as") && image(one),
+                _ => false,
+            }
+        }
+        "COPY" | "ADD" | "RUN" => {
+            let mut flags = rest.iter().take_while(|word| word.starts_with("--"));
+            flags.any(|flag| flag.to_ascii_lowercase().contains("from"))
+        }
+        _ => false,
+    }
 }
 
 #[derive(Default)]
@@ -53,62 +139,92 @@ struct Reader {
     /// `ARG`s before the first `FROM`: the only ones that `FROM` sees.
     defaults: HashMap<String, String>,
     stages: HashSet<String>,
-    /// How many stages there are: they are known by number, too.
+    /// How many stages there are: `COPY` knows them by number, too.
     count: usize,
 }
 
 impl Reader {
-    fn instruction(&mut self, line: usize, text: &str) -> Result<(), DockerfileError> {
-        let mut words = text.split_whitespace();
-        let word = words.next().unwrap_or_default().to_ascii_uppercase();
-        match word.as_str() {
-            "ARG" if self.count == 0 => {
-                for (name, value) in words.filter_map(|word| word.split_once('=')) {
-                    let value = self
-                        .expand(line, value.trim_matches(['"', '\'']))
-                        .unwrap_or_default();
-                    self.defaults.insert(name.to_owned(), value);
-                }
-            }
-            "FROM" => {
-                let words: Vec<&str> = words.filter(|word| !word.starts_with("--")).collect();
-                self.image(line, words.first().unwrap_or(&""))?;
-                if let [_, word, name, ..] = words.as_slice()
-                    && word.eq_ignore_ascii_case("as")
-                {
-                    self.stages.insert(name.to_ascii_lowercase());
-                }
-                self.count += 1;
-            }
-            "COPY" => {
-                for from in words.filter_map(|word| word.strip_prefix("--from=")) {
-                    self.image(line, from)?;
-                }
-            }
-            "RUN" => {
-                let mounts = words.take_while(|word| word.starts_with("--"));
-                for mount in mounts.filter_map(|word| word.strip_prefix("--mount=")) {
-                    for from in mount
-                        .split(',')
-                        .filter_map(|part| part.strip_prefix("from="))
-                    {
-                        self.image(line, from)?;
-                    }
-                }
-            }
+    fn instruction(&mut self, instruction: &Instruction) -> Result<(), DockerfileError> {
+        let line = instruction.line;
+        let mut words = instruction.words.as_slice();
+        // What it says is done when another stage, also of this file, builds on this one.
+        if let [first, rest @ ..] = words
+            && first.is("ONBUILD")
+        {
+            words = rest;
+        }
+        let Some((first, rest)) = words.split_first() else {
+            return Ok(());
+        };
+        match first.text.to_ascii_uppercase().as_str() {
+            "ARG" if self.count == 0 => self.set_defaults(line, rest),
+            "FROM" => self.from(line, rest)?,
+            "COPY" | "ADD" | "RUN" => self.flags(line, rest)?,
             _ => {}
         }
         Ok(())
     }
 
-    fn image(&mut self, line: usize, text: &str) -> Result<(), DockerfileError> {
-        let image = self.expand(line, text.trim_matches(['"', '\'']))?;
+    fn set_defaults(&mut self, line: usize, words: &[Word]) {
+        for (name, value) in words.iter().filter_map(|word| word.text.split_once('=')) {
+            let value = self.expand(line, value.trim_matches(['"', '\'']));
+            self.defaults
+                .insert(name.to_owned(), value.unwrap_or_default());
+        }
+    }
+
+    fn from(&mut self, line: usize, words: &[Word]) -> Result<(), DockerfileError> {
+        plain(line, words)?;
+        let at = words.iter().position(|word| !word.text.starts_with("--"));
+        let named = &words[at.unwrap_or(words.len())..];
+        if let Some(image) = named.first() {
+            self.image(line, image, false)?;
+        }
+        if let [_, word, name, ..] = named
+            && word.is("as")
+        {
+            self.stages.insert(name.text.to_ascii_lowercase());
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// `--from=IMAGE`, and `--mount=…,from=IMAGE,…`.
+    fn flags(&mut self, line: usize, words: &[Word]) -> Result<(), DockerfileError> {
+        let end = words.iter().position(|word| !word.text.starts_with("--"));
+        let flags = &words[..end.unwrap_or(words.len())];
+        plain(line, flags)?;
+        for flag in flags {
+            if let Some(from) = flag.text.strip_prefix("--from=") {
+                let named = flag.part("--from=".len(), from.len());
+                self.image(line, &named, true)?;
+            }
+            let Some(mount) = flag.text.strip_prefix("--mount=") else {
+                continue;
+            };
+            let mut at = "--mount=".len();
+            for part in mount.split(',') {
+                if let Some((key, from)) = part.split_once('=')
+                    && key.eq_ignore_ascii_case("from")
+                {
+                    let named = flag.part(at + key.len() + 1, from.len());
+                    self.image(line, &named, true)?;
+                }
+                at += part.len() + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a word that names an image or a stage; some are known by their number, too.
+    fn image(&mut self, line: usize, word: &Word, by_number: bool) -> Result<(), DockerfileError> {
+        let image = self.expand(line, &word.text)?;
+        let number = image.parse::<usize>();
         let own = self.stages.contains(&image.to_ascii_lowercase())
-            || image
-                .parse::<usize>()
-                .is_ok_and(|number| number < self.count);
+            || by_number && number.is_ok_and(|number| number < self.count);
         if !own && image != "scratch" && !image.is_empty() {
-            self.found.push(Base { line, image });
+            let span = word.span(line)?;
+            self.found.push(Base { line, image, span });
         }
         Ok(())
     }
@@ -150,132 +266,14 @@ impl Reader {
     }
 }
 
-/// The instructions of a Dockerfile with their first lines: comments and here-documents left out,
-/// continued lines joined. The image of a `# syntax=` directive is found on the way.
-fn instructions(text: &str, found: &mut Vec<Base>) -> Vec<(usize, String)> {
-    let mut escape = '\\';
-    let mut all: Vec<(usize, String)> = Vec::new();
-    let mut open = false;
-    let mut ends: Vec<String> = Vec::new();
-    for (at, line) in text.lines().enumerate() {
-        if let Some(end) = ends.first() {
-            if line.trim_start_matches('\t').trim_end() == end {
-                ends.remove(0);
-            }
-            continue;
-        }
-        let trimmed = line.trim();
-        if let Some(comment) = trimmed.strip_prefix('#') {
-            match comment
-                .split_once('=')
-                .map(|(name, value)| (name.trim(), value.trim()))
-            {
-                Some((name, image)) if all.is_empty() && name.eq_ignore_ascii_case("syntax") => {
-                    found.push(Base {
-                        line: at + 1,
-                        image: image.to_owned(),
-                    });
-                }
-                Some((name, "`")) if all.is_empty() && name.eq_ignore_ascii_case("escape") => {
-                    escape = '`';
-                }
-                _ => {}
-            }
-            continue;
-        }
-        if trimmed.is_empty() {
-            continue;
-        }
-        let (code, continued) = match trimmed.strip_suffix(escape) {
-            Some(code) => (code, true),
-            None => (trimmed, false),
-        };
-        match all.last_mut() {
-            Some((_, last)) if open => {
-                last.push(' ');
-                last.push_str(code);
-            }
-            _ => all.push((at + 1, code.to_owned())),
-        }
-        open = continued;
-        if let (false, Some((_, whole))) = (open, all.last()) {
-            ends = here_documents(whole);
-        }
-    }
-    all
-}
-
-/// The words that end the here-documents of an instruction.
-fn here_documents(instruction: &str) -> Vec<String> {
-    let word = instruction.split_whitespace().next().unwrap_or_default();
-    if !["RUN", "COPY", "ADD"]
-        .iter()
-        .any(|known| word.eq_ignore_ascii_case(known))
-    {
-        return Vec::new();
-    }
-    let begins = instruction
-        .split_whitespace()
-        .filter_map(|word| word.split_once("<<"));
-    let end = |(_, word): (&str, &str)| {
-        let word = word
-            .strip_prefix('-')
-            .unwrap_or(word)
-            .trim_matches(['"', '\'']);
-        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        (!word.is_empty() && word.chars().all(legal)).then(|| word.to_owned())
+/// Quotes and escapes in flags and names are read by some builders and kept by others.
+fn plain(line: usize, words: &[Word]) -> Result<(), DockerfileError> {
+    let odd = words.iter().any(|word| !word.separated);
+    let quoted = |word: &Word| word.text.contains(['"', '\'', '\\', '`']);
+    let why = match odd {
+        true => "a space of another kind stands between words",
+        false if words.iter().any(quoted) => "a flag or a name holds quotes or escapes",
+        false => return Ok(()),
     };
-    begins.filter_map(end).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(text: &str) -> Vec<String> {
-        let show = |base: Base| format!("{} {}", base.line, base.image);
-        bases(text).unwrap().into_iter().map(show).collect()
-    }
-
-    #[test]
-    fn all_images_are_found_and_stages_are_not() {
-        let text = "# syntax=docker/dockerfile:1.7
-# a comment: FROM no:1
-ARG VERSION=20 OTHER=\"x\"
-FROM --platform=$BUILDPLATFORM node:${VERSION} AS build
-RUN --mount=type=bind,from=tools:1,target=/t \\
-    # in between
-    echo FROM no:2
-RUN <<EOF
-FROM no:3
-FROM no:3
-EOF
-FROM build as second
-COPY --from=build /a /b
-COPY --from=0 /a /b
-copy --from=ghcr.io/x/y:1 /a /b
-from scratch
-FROM alpine:${MISSING:-3.20}
-";
-        let expected = [
-            "1 docker/dockerfile:1.7",
-            "4 node:20",
-            "5 tools:1",
-            "15 ghcr.io/x/y:1",
-            "17 alpine:3.20",
-        ];
-        assert_eq!(found(text), expected);
-        assert_eq!(found("FROM \\\n  debian:12\n"), ["1 debian:12"]);
-    }
-
-    #[test]
-    fn an_image_that_is_known_only_at_build_time_is_refused() {
-        for text in [
-            "ARG BASE\nFROM $BASE\n",
-            "FROM x AS y\nARG V=1\nFROM a:$V\n",
-            "FROM a:${V\n",
-        ] {
-            assert!(bases(text).is_err(), "{text}");
-        }
-    }
+    Err(DockerfileError::Ambiguous { line, why })
 }

@@ -240,7 +240,8 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let list: &[u8] = br#"[{"Config":"a.json"}]"#;
         let two: &[u8] = br#"[{"Config":"a.json"},{"Config":"a.json"}]"#;
-        let cases: [(&[(&str, &[u8])], &str); 5] = [
+        type Case<'a> = (&'a [(&'a str, &'a [u8])], &'a str);
+        let cases: [Case<'_>; 5] = [
             (&[("a.json", b"{}")], "no manifest.json"),
             (&[("manifest.json", list)], "not there"),
             (&[("manifest.json", two), ("a.json", b"{}")], "2 images"),

@@ -37,6 +37,10 @@ impl ActionSource for WithCheckout {
         self.others.image(image)
     }
 
+    fn refuses_unpinned(&self) -> bool {
+        self.others.refuses_unpinned()
+    }
+
     fn own(&self) -> Option<Arc<dyn ActionBytes>> {
         let checkout: Arc<dyn ActionBytes> = Arc::<Checkout>::clone(&self.checkout);
         Some(checkout)

@@ -44,6 +44,12 @@ impl ImagePins {
         self.digests.get(key).cloned().or_else(locked)
     }
 
+    /// Whether an image that nothing pins is not pulled.
+    #[must_use]
+    pub fn refuses_unpinned(&self) -> bool {
+        self.policy.fails()
+    }
+
     /// The name under which an image is pulled: with its digest and without its tag, so that a tag that
     /// moved changes nothing.
     ///

@@ -57,6 +57,10 @@ impl ActionSource for Pinned {
         self.images.name(image)
     }
 
+    fn refuses_unpinned(&self) -> bool {
+        self.images.refuses_unpinned()
+    }
+
     fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError> {
         if let Ok(given) = self.given.find(reference) {
             return Ok(given);

@@ -6,7 +6,10 @@ use indexmap::IndexMap;
 use uuid::Uuid;
 
 use crate::{
-    action::manifest::{DockerImage, DockerRuns},
+    action::{
+        dockerfile,
+        manifest::{DockerImage, DockerRuns},
+    },
     job::{
         actions::Action, files::bounded, layout::Layout, log::StepLog, process::Stop,
         reporter::Reporter, shared::Shared,
@@ -16,7 +19,7 @@ use crate::{
 
 use super::{
     Call, Client, ContainerError, Containers, Docker, Paths,
-    client::SOCKET,
+    client::{Input, SOCKET},
     display_name, spec,
     starter::{Given, whole_command},
 };
@@ -84,7 +87,8 @@ pub(in crate::job) struct ActionContainer {
 }
 
 impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
-    /// Builds the image of an action; gives the image's name.
+    /// Builds the image of an action, on what its Dockerfile names as it is pinned; gives the image's
+    /// name.
     async fn build(
         &self,
         label: &str,
@@ -99,9 +103,45 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
             .rsplit_once('/')
             .map_or(".", |(folder, _)| folder);
         let tag = format!("{label}:{}", Uuid::new_v4().simple());
-        let build = Call::new(["build", "-t", &tag, "-f", dockerfile, folder]);
+        // The very text that was looked at: a step in the background could write another meanwhile.
+        let text = self.pinned_dockerfile(dockerfile).await?;
+        let build = Call {
+            input: Some(Input::Text(text)),
+            ..Call::new(["build", "-t", &tag, "-f", "-", folder])
+        };
         self.call(build, stop).await?.expect("build")?;
         Ok(tag)
+    }
+
+    /// A Dockerfile whose images are named by their digests, as far as they are pinned.
+    async fn pinned_dockerfile(&self, file: &str) -> Result<String, ContainerError> {
+        let wrong = |why: String| ContainerError::Dockerfile {
+            file: file.to_owned(),
+            why,
+        };
+        let read = self.sandbox.read_file(file, dockerfile::MAX_BYTES as u64);
+        let read = bounded("reading a Dockerfile", read).await?;
+        let text = read.ok_or_else(|| wrong("there is no such file".to_owned()))?;
+        let text = String::from_utf8(text).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
+        let mut named = Vec::new();
+        let pinned = dockerfile::renamed(&text, |base| {
+            let name = match self.loaded_as(&base.image) {
+                Some(name) => name,
+                None => self.options.actions.image(&base.image)?,
+            };
+            if name != base.image {
+                named.push(format!("{} is {name}", base.image));
+            }
+            Ok::<_, ContainerError>(name)
+        });
+        for line in named {
+            self.log.line(&line).await;
+        }
+        match pinned {
+            Ok(pinned) => pinned,
+            Err(error) if self.options.actions.refuses_unpinned() => Err(wrong(error.to_string())),
+            Err(_) => Ok(text),
+        }
     }
 }
 

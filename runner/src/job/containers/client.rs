@@ -46,6 +46,8 @@ pub(super) enum Input {
     File(PathBuf),
     /// A password.
     Secret(SecretString),
+    /// What is no secret.
+    Text(String),
 }
 
 /// One call.
@@ -258,6 +260,13 @@ async fn feed(input: Input, to: mpsc::Sender<ExecInput>) {
             let bytes = secret.expose_secret().as_bytes().to_vec();
             if to.send(ExecInput::Stdin(bytes)).await.is_err() {
                 return;
+            }
+        }
+        Input::Text(text) => {
+            for piece in text.as_bytes().chunks(PIECE) {
+                if to.send(ExecInput::Stdin(piece.to_vec())).await.is_err() {
+                    return;
+                }
             }
         }
         Input::File(path) => {

@@ -95,6 +95,11 @@ impl<S: Sandbox, R: Reporter> Docker<'_, '_, S, R> {
         Ok(Some(name))
     }
 
+    /// The name of an image that was loaded from an archive.
+    pub(super) fn loaded_as(&self, image: &str) -> Option<String> {
+        self.loaded().get(&normal(image)).cloned()
+    }
+
     /// Pulls an image, trying again; gives the exit code of the last try.
     async fn pull(
         &self,

@@ -54,6 +54,14 @@ pub(super) enum ContainerError {
     /// Nothing pins an image.
     #[error(transparent)]
     Unpinned(#[from] ImageRefused),
+    /// What a Dockerfile builds on is not known.
+    #[error("{file}: {why}")]
+    Dockerfile {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// What the job says about a container.
     #[error(transparent)]
     Spec(#[from] SpecError),

@@ -296,9 +296,9 @@ async fn a_service_that_is_not_healthy_fails_the_job_and_is_removed() {
 
 /// Knows one image by its digest.
 #[derive(Debug)]
-struct OneImage;
+pub(super) struct OneImage;
 
-const BY_DIGEST: &str =
+pub(super) const BY_DIGEST: &str =
     "docker.io/library/img@sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 impl ActionSource for OneImage {
@@ -311,6 +311,10 @@ impl ActionSource for OneImage {
             "img:1" => Ok(BY_DIGEST.to_owned()),
             other => Err(ImageRefused::Unpinned(other.to_owned(), PinPolicy::Require)),
         }
+    }
+
+    fn refuses_unpinned(&self) -> bool {
+        true
     }
 }
 

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::{
     actions::{Memory, uses},
+    containers::{BY_DIGEST, OneImage},
     *,
 };
 use mayfly_guest::launch::Launch;
 
+use crate::action::bytes::ActionSource;
 use crate::job::request::StepAction;
+use crate::sandbox::ExecInput;
 
 const DOCKER: &str = "/usr/bin/docker";
 
@@ -106,7 +109,10 @@ async fn a_local_action_is_built_where_it_runs_and_sees_githubs_paths() {
     let mut job = job(
         vec![step, run_if(check, "seen")],
         &[],
-        &[("a/action.yml", MAIN)],
+        &[
+            ("a/action.yml", MAIN),
+            ("a/docker/Dockerfile", "FROM img:1\n"),
+        ],
         |request, files| {
             write_inside(request, files, "GITHUB_OUTPUT", "out=value\n");
             Reply::stdout("hush is said\n::error file=/github/workspace/a.c,line=3::bad\n")
@@ -123,7 +129,7 @@ async fn a_local_action_is_built_where_it_runs_and_sees_githubs_paths() {
     );
     let build = &calls(&job, "build")[0].argv;
     let folder = "/home/runner/work/hello/hello/a/docker";
-    assert_eq!(build[4..], ["-f", &format!("{folder}/Dockerfile"), folder]);
+    assert_eq!(build[4..], ["-f", "-", folder]);
     let request = &calls(&job, "run")[0];
     let (options, arguments) = around(request, &build[3]);
     assert_eq!(arguments, ["to us", "", "\"q\""]);
@@ -182,12 +188,13 @@ async fn images_known_before_the_steps_are_prepared_first_and_once() {
         "runs:\n  using: composite\n  steps:\n    - uses: o/a@v1\n    - uses: docker://deep:1\n";
     const REMOTE: &[(&str, &str, &str)] = &[
         ("o/a@v1", "action.yml", ""),
+        ("o/a@v1", "Dockerfile", ""),
         ("o/b@v1", "action.yml", ""),
         ("o/c@v1", "action.yml", ""),
     ];
     let remote: Vec<_> = REMOTE
         .iter()
-        .zip([action, registry, composite])
+        .zip([action, "FROM base:1\n", registry, composite])
         .map(|((name, file, _), text)| (*name, *file, text))
         .collect();
     let remote: &'static _ = Box::leak(remote.into_boxed_slice());
@@ -367,4 +374,61 @@ async fn a_sandbox_without_docker_says_which_image_has_it() {
     assert_eq!(outcome.result, Conclusion::Failure);
     let log = job.reporter.lines(2).join("\n");
     assert!(log.contains("--image standard"), "{log}");
+}
+
+/// What the build of a local action with this Dockerfile gets to read; nothing if there was no build.
+async fn built_from(
+    dockerfile: &'static str,
+    source: Arc<dyn ActionSource>,
+) -> (Option<String>, String) {
+    let local = [("a/action.yml", MAIN), ("a/docker/Dockerfile", dockerfile)];
+    let mut job = job(vec![uses("a", "./a")], &[], &local, |_, _| Reply::exit(0));
+    job.options.actions = source;
+    let _ = job.execute().await;
+    let execs = job.sandbox.execs();
+    let build = execs
+        .iter()
+        .position(|exec| exec.argv[0] == DOCKER && exec.argv[1] == "build");
+    let read = build.map(|build| {
+        let bytes = job
+            .sandbox
+            .inputs(build)
+            .into_iter()
+            .flat_map(|input| match input {
+                ExecInput::Stdin(bytes) => bytes,
+                _ => Vec::new(),
+            });
+        String::from_utf8(bytes.collect()).unwrap()
+    });
+    (read, job.reporter.lines(2).join("\n"))
+}
+
+/// An engine that takes its time, so that all of its input is there.
+#[tokio::test]
+async fn a_dockerfile_is_built_on_digests_or_not_at_all() {
+    let one = || Arc::new(OneImage) as Arc<dyn ActionSource>;
+    let (read, log) = built_from("ARG V=1\nFROM img:$V AS a\nCOPY --from=a / /\n", one()).await;
+    let expected = format!("ARG V=1\nFROM {BY_DIGEST} AS a\nCOPY --from=a / /\n");
+    assert_eq!(read, Some(expected), "{log}");
+    assert!(log.contains(&format!("img:1 is {BY_DIGEST}")), "{log}");
+    for (dockerfile, why) in [
+        ("FROM img:2\n", "the image img:2 may not be pulled"),
+        (
+            "FROM img:1\nCOPY --from=img:2 / /\n",
+            "the image img:2 may not be pulled",
+        ),
+        ("ARG V\nFROM img:$V\n", "a variable without a default"),
+        (
+            "FROM img:1\nRUN x <<EOF\nFROM img:2\nEOF\n",
+            "builders may differ",
+        ),
+    ] {
+        let (read, log) = built_from(dockerfile, one()).await;
+        assert_eq!(read, None, "{dockerfile}");
+        assert!(log.contains(why), "{log}");
+    }
+    // Where nothing has to be pinned, what only a build knows is left to it.
+    let open = "ARG V\nFROM img:$V\n";
+    let (read, _) = built_from(open, Arc::new(Memory(&[]))).await;
+    assert_eq!(read.as_deref(), Some(open));
 }
