@@ -16,11 +16,11 @@ use mayfly::{
     job::{
         Cancellation, Canceller, cancellation,
         outcome::{AnnotationCounts, Conclusion, JobOutcome, StepRecord},
-        reporter::{Event, EventKind, Reporter},
+        reporter::{Event, EventKind, Origin, Reporter},
         request::JobRequest,
     },
 };
-use mayfly_tests::github::{FakeGitHub, FakeJob, Fault};
+use mayfly_tests::github::{FakeGitHub, FakeJob, Fault, FeedManner};
 use serde_json::json;
 
 /// The official runner's waits, a thousand times shorter.
@@ -49,6 +49,25 @@ fn job() -> FakeJob {
     }
 }
 
+/// Connections of live logs so far.
+fn connections(github: &FakeGitHub) -> usize {
+    let requests = github.requests();
+    requests
+        .iter()
+        .filter(|request| request.contains("ingest.sock 101"))
+        .count()
+}
+
+/// Reports a line of the step.
+async fn say(request: &JobRequest, reporter: &GitHubReporter, line: &str) {
+    let event = Event {
+        time: "2026-11-25T10:00:00Z".parse().expect("a time"),
+        job: &request.job_id,
+        kind: EventKind::Log { step: 1, line },
+    };
+    reporter.report(&event).await;
+}
+
 /// Reports one step with `lines` lines, waits while `wait` does, and ends.
 async fn step(
     request: &JobRequest,
@@ -64,6 +83,11 @@ async fn step(
     let started = EventKind::StepStarted {
         step: 1,
         name: "greet",
+        origin: Origin {
+            id: Some(&request.steps[0].id),
+            action: Some(&request.steps[0].action),
+            to_come: None,
+        },
     };
     reporter.report(&event(started)).await;
     for _ in 0..lines {
@@ -87,6 +111,7 @@ async fn step(
     let outcome = JobOutcome {
         result: conclusion,
         outputs: vec![("version".into(), "7".into())],
+        environment_url: None,
         steps: vec![record.clone()],
         duration: Duration::ZERO,
     };
@@ -158,6 +183,11 @@ async fn a_job_is_taken_run_reported_and_completed() {
         );
         assert_eq!(completed["stepResults"][0]["name"], json!("greet"));
         assert_eq!(completed["stepResults"][0]["completed_log_lines"], json!(1));
+        let step = &job.message["steps"][0]["id"];
+        assert_eq!(&completed["stepResults"][0]["external_id"], step);
+        assert_eq!(completed["stepResults"][0]["type"], json!("run"));
+        let fed = &job.feed[step.as_str().unwrap()];
+        assert_eq!(fed[&1], "one line of output");
         assert_eq!(job.blobs.len(), 2);
         assert_eq!(job.metadata["log-job"]["line_count"], json!(1));
         assert_eq!(job.steps[&1]["status"], json!(6));
@@ -408,5 +438,43 @@ async fn a_runner_that_was_removed_ends_and_the_fake_notices_a_wrong_token() {
     tokio::select! {
         ended = lives => assert!(matches!(ended, Err(WorkerError::Poll(_))), "{ended:?}"),
         () = remove => {}
+    }
+}
+
+#[tokio::test]
+async fn a_live_log_that_is_refused_breaks_off_or_stalls_costs_neither_line_nor_time() {
+    for manner in [
+        FeedManner::Refuse,
+        FeedManner::DropAfter(1),
+        FeedManner::Stall,
+    ] {
+        let github = FakeGitHub::start().await.unwrap();
+        let id = github.queue(&job());
+        github.feed(manner);
+        let began = Instant::now();
+        let lines = 30_000;
+        let ended = live(worker(&github, "one"), async |request, reporter, _| {
+            let again = || connections(&github) > 1;
+            let more = async {
+                while manner == FeedManner::DropAfter(1) && !again() {
+                    say(request, reporter, "one more line").await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    assert!(began.elapsed() < Duration::from_secs(20), "no connection");
+                }
+                Conclusion::Success
+            };
+            step(request, reporter, lines, more).await
+        });
+        assert!(matches!(ended.await.unwrap(), Ended::Job(_)), "{manner:?}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(30), "{manner:?}: {took:?}");
+        assert_eq!(github.violations(), Vec::<String>::new(), "{manner:?}");
+        let job = github.job(&id);
+        assert_eq!(job.completed.unwrap()["conclusion"], json!("succeeded"));
+        let whole = &job.blobs["log-job"];
+        let found = whole.bytes.iter().filter(|byte| **byte == b'\n').count();
+        let told = job.metadata["log-job"]["line_count"].as_u64();
+        assert!(whole.sealed && found >= lines, "{manner:?}: {found}");
+        assert_eq!(told, Some(found as u64), "{manner:?}");
     }
 }

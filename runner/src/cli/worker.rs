@@ -172,12 +172,14 @@ async fn run_job(
         Ok(sandbox) => sandbox,
         Err(why) => {
             tracing::error!("no sandbox for the job: {why:#}");
+            reporter.blames_machine(&format!("no sandbox for the job: {why:#}"));
             return job::never_begun(request, reporter, &format!("{why:#}")).await;
         }
     };
     let outcome = job::execute(request, &options, &sandbox, reporter, cancelled).await;
     let suspect = outcome.result == Conclusion::Failure;
     if let Some((ended, console)) = sandbox.finish(suspect).await {
+        reporter.blames_machine(&format!("the sandbox of the job was lost: {ended}"));
         tracing::error!(
             "the sandbox of the job was lost: {ended}; the end of its console:\n{console}"
         );

@@ -5,6 +5,7 @@
 //! (actions/runner) and from what the services were seen to answer; names are theirs.
 
 pub mod broker;
+pub mod feed;
 pub mod http;
 pub mod jit;
 pub mod key;

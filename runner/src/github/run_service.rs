@@ -165,6 +165,12 @@ pub struct StepResult {
     /// The action it ran, if it ran one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action_name: Option<String>,
+    /// Branch, tag or commit of that action.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// `run`, `repository` or `docker`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
     /// `pending`, `inProgress` or `completed`.
     pub status: &'static str,
     /// How it ended.

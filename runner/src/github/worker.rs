@@ -531,7 +531,7 @@ fn completion(outcome: &JobOutcome, reported: Reported) -> Completion {
         conclusion: report::run_conclusion(outcome.result),
         outputs: outcome.outputs.iter().map(output).collect(),
         steps: reported.steps,
-        annotations: Vec::new(),
-        environment_url: None,
+        annotations: reported.annotations,
+        environment_url: outcome.environment_url.clone(),
     }
 }

@@ -20,10 +20,10 @@ use super::{
     masking::Masker,
     matcher::Matchers,
     outcome::{Conclusion, JobOutcome, StepRecord},
-    reporter::{EventKind, Reporter},
+    reporter::{EventKind, PlannedStep, Reporter},
     request::{JobRequest, MaskHint, StepAction, Variable},
     shared::Shared,
-    step::{Begun, Finished},
+    step::{Begun, Finished, display_name},
     steps::Programs,
     task::{Stage, Task},
     template::TemplateError,
@@ -78,7 +78,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
     let masks = run.add_masks();
     let name = shared.masker.mask(&request.job_display_name).into_owned();
     shared.report(EventKind::JobStarted { name: &name }).await;
-    let outputs = run.all(masks).await;
+    let (outputs, environment_url) = run.all(masks).await;
     let steps = run.records();
     let result = run.context.status;
     let duration = started.elapsed();
@@ -92,10 +92,14 @@ pub async fn execute<S: Sandbox, R: Reporter>(
     JobOutcome {
         result,
         outputs,
+        environment_url,
         steps,
         duration,
     }
 }
+
+/// What a job gives besides its result: its outputs, and the address of its environment.
+type Given = (Vec<(String, String)>, Option<String>);
 
 /// A job while it runs.
 pub(super) struct JobRun<'a, S, R> {
@@ -121,8 +125,8 @@ pub(super) struct JobRun<'a, S, R> {
 struct Ends;
 
 impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
-    /// Runs the job; gives its outputs.
-    async fn all(&mut self, masks: Result<Vec<String>, String>) -> Vec<(String, String)> {
+    /// Runs the job.
+    async fn all(&mut self, masks: Result<Vec<String>, String>) -> Given {
         let number = self.number();
         let record = self.set_up(number, masks).await;
         self.records.push(record);
@@ -134,10 +138,10 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             self.context.status = Conclusion::Cancelled;
         }
         let number = self.number();
-        let (record, outputs) = self.complete(number).await;
+        let (record, given) = self.complete(number).await;
         self.fails_with(record.conclusion);
         self.records.push(record);
-        outputs
+        given
     }
 
     /// All records of the job, in order.
@@ -182,11 +186,42 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         self.unless_lost(prepared)?;
         let started = self.start_containers().await;
         self.unless_lost(started)?;
-        let mains = self.tasks.clone();
-        for task in std::mem::take(&mut self.pres).iter().chain(&mains) {
+        let pres = std::mem::take(&mut self.pres);
+        let tasks: Vec<_> = pres.into_iter().chain(self.tasks.clone()).collect();
+        self.plan(&tasks).await;
+        for task in &tasks {
             self.one(task).await?;
         }
         Ok(())
+    }
+
+    /// Tells which steps are to come.
+    async fn plan(&self, tasks: &[Arc<Task>]) {
+        let steps: Vec<PlannedStep> = {
+            let evaluator = self.context.evaluator(&self.context.env);
+            let planned = |(task, step): (&Arc<Task>, u32)| PlannedStep {
+                step,
+                id: (task.stage == Stage::Main).then(|| task.step.id.clone()),
+                name: self
+                    .shared
+                    .masker
+                    .mask(&display_name(task, &evaluator))
+                    .into_owned(),
+            };
+            tasks
+                .iter()
+                .zip(self.numbers.clone())
+                .map(planned)
+                .collect()
+        };
+        let steps = steps.as_slice();
+        self.shared.report(EventKind::StepsPlanned { steps }).await;
+    }
+
+    /// How many records after all steps come after that of this task.
+    fn to_come(&self, task: &Task) -> Option<u32> {
+        let rest = self.posts.len() + usize::from(self.containers_begun);
+        (task.stage == Stage::Post).then(|| u32::try_from(rest).unwrap_or(u32::MAX))
     }
 
     async fn one(&mut self, task: &Arc<Task>) -> Result<(), Ends> {
@@ -205,7 +240,8 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         } else {
             let shared = self.shared;
             let begun = Begun::new(shared.sandbox, &self.context, Arc::clone(task));
-            let begun = self.background.beside(begun).await;
+            let mut begun = self.background.beside(begun).await;
+            begun.to_come = self.to_come(task);
             Some(self.background.beside(shared.step(&begun, number)).await)
         };
         let mut lost = self.background.lost;
@@ -244,8 +280,8 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
         }
     }
 
-    /// The record "Complete job", and the job's outputs.
-    async fn complete(&mut self, number: u32) -> (StepRecord, Vec<(String, String)>) {
+    /// The record "Complete job", and what the job gives.
+    async fn complete(&mut self, number: u32) -> (StepRecord, Given) {
         let name = "Complete job";
         let shared = self.shared;
         let mut log = shared.log(number, &self.context.layout.workspace);
@@ -273,12 +309,17 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
                 (Vec::new(), Conclusion::Failure)
             }
         };
-        if let Err(error) = self.environment_url(&mut log).await {
-            log.error("Failed to evaluate environment url").await;
-            log.error(&error.to_string()).await;
-            conclusion = Conclusion::Failure;
-        }
-        (log.finish(name, conclusion, conclusion).await, outputs)
+        let url = match self.environment_url(&mut log).await {
+            Ok(url) => url,
+            Err(error) => {
+                log.error("Failed to evaluate environment url").await;
+                log.error(&error.to_string()).await;
+                conclusion = Conclusion::Failure;
+                None
+            }
+        };
+        let record = log.finish(name, conclusion, conclusion).await;
+        (record, (outputs, url))
     }
 
     /// Outputs of the job: empty ones and those that hold a secret are left out.
@@ -308,13 +349,16 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     }
 
     /// The address of the environment that the job is for: it may be made of outputs of the steps.
-    async fn environment_url(&mut self, log: &mut StepLog<'_, R>) -> Result<(), TemplateError> {
+    async fn environment_url(
+        &mut self,
+        log: &mut StepLog<'_, R>,
+    ) -> Result<Option<String>, TemplateError> {
         let environment = self.shared.request.actions_environment.as_ref();
         let Some(url) = environment.and_then(|environment| environment.get("url")) else {
-            return Ok(());
+            return Ok(None);
         };
         if url.is_null() {
-            return Ok(());
+            return Ok(None);
         }
         log.line("Evaluate and set environment url").await;
         let evaluator = self.context.evaluator(&self.context.env);
@@ -328,10 +372,10 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             let message =
                 format!("Skip setting environment url as environment '{name}' may contain secret.");
             log.warning(&message).await;
-        } else {
-            log.line(&format!("Evaluated environment url: {url}")).await;
+            return Ok(None);
         }
-        Ok(())
+        log.line(&format!("Evaluated environment url: {url}")).await;
+        Ok(Some(url).filter(|url| !url.is_empty()))
     }
 
     /// Makes all secrets of the request known to the masker.

@@ -10,7 +10,7 @@ use super::{
     containers::Paths,
     masking::Masker,
     outcome::{AnnotationCounts, Conclusion, StepRecord},
-    reporter::{Event, EventKind, Reporter},
+    reporter::{Event, EventKind, Origin, Reporter},
 };
 
 /// Annotations of each level that one record reports; further ones are in its log only.
@@ -69,11 +69,17 @@ impl<'a, R: Reporter> StepLog<'a, R> {
         self.masker
     }
 
-    /// The record begins.
+    /// A record of the runner's own begins.
     pub(super) async fn start(&self, name: &str) {
+        self.start_as(name, Origin::default()).await;
+    }
+
+    /// The record begins.
+    pub(super) async fn start_as(&self, name: &str, origin: Origin<'_>) {
         let name = self.masker.mask(name);
         let (step, name) = (self.number, &*name);
-        self.report(EventKind::StepStarted { step, name }).await;
+        self.report(EventKind::StepStarted { step, name, origin })
+            .await;
     }
 
     /// Text for the log; each of its lines is one there.

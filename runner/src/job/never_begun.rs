@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
 use super::{
+    commands::{Annotation, Level},
     masking::Masker,
     outcome::{AnnotationCounts, Conclusion, JobOutcome, StepRecord},
-    reporter::{Event, EventKind, Reporter},
+    reporter::{Event, EventKind, Origin, Reporter},
     request::{JobRequest, Variable},
 };
 
@@ -40,14 +41,22 @@ pub async fn never_begun<R: Reporter>(request: &JobRequest, reporter: &R, why: &
     let started = EventKind::StepStarted {
         step,
         name: &record.name,
+        origin: Origin::default(),
     };
     reporter.report(&event(request, started)).await;
-    for line in masker.mask(why).lines() {
+    let why = masker.mask(why);
+    for line in why.lines() {
         let line = format!("##[error]{line}");
         reporter
             .report(&event(request, EventKind::Log { step, line: &line }))
             .await;
     }
+    let mut annotation = Annotation::new(Level::Error, &why);
+    annotation.cut();
+    let annotation = &annotation;
+    reporter
+        .report(&event(request, EventKind::Annotation { step, annotation }))
+        .await;
     reporter
         .report(&event(request, EventKind::StepFinished { record: &record }))
         .await;
@@ -61,6 +70,7 @@ pub async fn never_begun<R: Reporter>(request: &JobRequest, reporter: &R, why: &
     JobOutcome {
         result: Conclusion::Failure,
         outputs: Vec::new(),
+        environment_url: None,
         steps: vec![record],
         duration: Duration::ZERO,
     }
@@ -88,5 +98,7 @@ mod tests {
         assert_eq!(outcome.result, Conclusion::Failure);
         assert_eq!(recording.lines(1), ["##[error]no room", "##[error]for ***"]);
         assert_eq!(recording.events("job_finished")[0]["result"], "failure");
+        let annotation = &recording.events("annotation")[0];
+        assert_eq!(annotation["message"], "no room\nfor ***");
     }
 }

@@ -68,6 +68,8 @@ pub struct JobOutcome {
     pub result: Conclusion,
     /// Its outputs in order; none holds a secret.
     pub outputs: Vec<(String, String)>,
+    /// The address of the environment that it was for, if it has one; it holds no secret.
+    pub environment_url: Option<String>,
     /// Its steps in order, with the two records around them.
     pub steps: Vec<StepRecord>,
     /// How long it took.

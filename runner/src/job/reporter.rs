@@ -17,6 +17,7 @@ use serde::{Serialize, Serializer};
 use super::{
     commands::Annotation,
     outcome::{Conclusion, StepRecord},
+    request::StepAction,
 };
 
 pub use json::JsonReporter;
@@ -61,6 +62,14 @@ pub enum EventKind<'a> {
         step: u32,
         /// Its name as people see it.
         name: &'a str,
+        /// What it is about.
+        #[serde(skip)]
+        origin: Origin<'a>,
+    },
+    /// The steps that are to come, in the order in which they will begin.
+    StepsPlanned {
+        /// These.
+        steps: &'a [PlannedStep],
     },
     /// A line of a record's log, without its time. Markers (`##[group]`, `##[error]`, …) as in
     /// GitHub's log files.
@@ -106,6 +115,30 @@ pub enum EventKind<'a> {
     },
 }
 
+/// What a record of the log is about. All is empty for the runner's own, like "Set up job".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// The identity of the request's step, where the record is that step's own and not one before or
+    /// after all steps.
+    pub id: Option<&'a str>,
+    /// What the step runs.
+    pub action: Option<&'a StepAction>,
+    /// For records after all steps: how many of them come after this one.
+    pub to_come: Option<u32>,
+}
+
+/// A step that is to come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedStep {
+    /// The number of its record.
+    pub step: u32,
+    /// The identity of the request's step; none for what is run before all steps.
+    #[serde(skip)]
+    pub id: Option<String>,
+    /// Its name as far as it is known now, secrets masked.
+    pub name: String,
+}
+
 /// A line of a log as GitHub writes it: time with seven digits of a second, blank, text.
 #[must_use]
 pub fn log_line(time: Timestamp, text: &str) -> String {
@@ -139,7 +172,15 @@ pub mod recording {
         pub log: Mutex<Vec<String>>,
         /// All other events.
         pub events: Mutex<Vec<serde_json::Value>>,
+        /// What was said of steps to come. Their names are as they are known at the beginning: a value
+        /// that a step masks later is not hidden in them, as at GitHub.
+        pub planned: Mutex<Vec<PlannedStep>>,
+        /// What records are about.
+        pub origins: Mutex<Vec<Origins>>,
     }
+
+    /// A record, the id of its step, and the number of records to come.
+    pub type Origins = (u32, Option<String>, Option<u32>);
 
     impl Recording {
         /// The lines of one record.
@@ -175,7 +216,14 @@ pub mod recording {
             if let EventKind::Log { step, line } = &event.kind {
                 assert!(!line.contains('\n'), "a log line holds a line feed");
                 self.log.lock().unwrap().push(format!("{step}|{line}"));
+            } else if let EventKind::StepsPlanned { steps } = &event.kind {
+                self.planned.lock().unwrap().extend_from_slice(steps);
             } else {
+                if let EventKind::StepStarted { step, origin, .. } = &event.kind {
+                    let id = origin.id.map(str::to_owned);
+                    let mut origins = self.origins.lock().unwrap();
+                    origins.push((*step, id, origin.to_come));
+                }
                 let json = serde_json::to_value(event).unwrap();
                 self.events.lock().unwrap().push(json);
             }

@@ -21,12 +21,12 @@ use super::{
     outcome::{Conclusion, StepRecord},
     output::{Changes, StepOutput},
     process::Stop,
-    reporter::Reporter,
+    reporter::{Origin, Reporter},
     shared::Shared,
     steps::{self, StepRun},
     stop::StopRule,
     task::{Stage, Task},
-    template::TemplateError,
+    template::{Evaluator, TemplateError},
 };
 
 /// Longest `timeout-minutes` that is kept, in minutes: a month.
@@ -73,6 +73,8 @@ pub(super) struct Begun<'a> {
     error: Option<TemplateError>,
     /// Asks the step to stop, if it runs in the background.
     pub(super) asked: Option<Cancellation>,
+    /// How many records after all steps come after this one, if it is such a one.
+    pub(super) to_come: Option<u32>,
 }
 
 impl<'a> Begun<'a> {
@@ -107,6 +109,7 @@ impl<'a> Begun<'a> {
             env,
             error,
             asked: None,
+            to_come: None,
         }
     }
 
@@ -137,23 +140,27 @@ impl<'a> Begun<'a> {
 
     /// The step's own name if it has one that can be evaluated, else one made from what it runs.
     pub(super) fn display_name(&self) -> String {
-        if let Some(name) = &self.task.name {
-            return name.clone();
-        }
-        let evaluator = self.context.evaluator(&self.env);
-        let step = &self.task.step;
-        let own = step
-            .display_name
-            .as_ref()
-            .and_then(|token| evaluator.string(token).ok());
-        let own = own.filter(|name| !name.trim().is_empty());
-        let name = own.unwrap_or_else(|| steps::default_name(step, &evaluator));
-        let name = name.lines().next().unwrap_or_default();
-        match self.task.stage {
-            Stage::Pre => format!("Pre {name}"),
-            Stage::Main => name.to_owned(),
-            Stage::Post => format!("Post {name}"),
-        }
+        display_name(&self.task, &self.context.evaluator(&self.env))
+    }
+}
+
+/// The name of a task, as far as its own name can be evaluated.
+pub(super) fn display_name(task: &Task, evaluator: &Evaluator<'_>) -> String {
+    if let Some(name) = &task.name {
+        return name.clone();
+    }
+    let step = &task.step;
+    let own = step
+        .display_name
+        .as_ref()
+        .and_then(|token| evaluator.string(token).ok());
+    let own = own.filter(|name| !name.trim().is_empty());
+    let name = own.unwrap_or_else(|| steps::default_name(step, evaluator));
+    let name = name.lines().next().unwrap_or_default();
+    match task.stage {
+        Stage::Pre => format!("Pre {name}"),
+        Stage::Main => name.to_owned(),
+        Stage::Post => format!("Post {name}"),
     }
 }
 
@@ -174,7 +181,13 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
         number: u32,
     ) -> StepOutput<'_, R> {
         let log = self.log(number, &begun.context.layout.workspace);
-        log.start(name).await;
+        let Task { step, stage, .. } = &*begun.task;
+        let origin = Origin {
+            id: (*stage == Stage::Main).then_some(step.id.as_str()),
+            action: Some(&step.action),
+            to_come: begun.to_come,
+        };
+        log.start_as(name, origin).await;
         let matchers = self.step_matchers(&begun.context);
         StepOutput::new(
             log,

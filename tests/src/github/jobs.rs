@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value as Json, json};
 
-use super::{Asked, FakeGitHub, Said, State, results::Blob};
+use super::{Asked, FakeGitHub, FeedLines, Said, State, results::Blob};
 
 /// How long a renewal keeps a job.
 const LOCK: Duration = Duration::from_secs(600);
@@ -50,6 +50,8 @@ pub struct Job {
     pub metadata: BTreeMap<String, Json>,
     /// The steps as the last updates left them, by number.
     pub steps: BTreeMap<u64, Json>,
+    /// What its live log showed.
+    pub feed: FeedLines,
     pub(super) change_order: u64,
     pub(super) cancel_wanted: bool,
     pub(super) cancel_told: bool,
@@ -293,7 +295,10 @@ fn message(base: &str, id: &str, plan_id: &str, job: &FakeJob) -> Json {
         "lockedUntil": "0001-01-01T00:00:00", "environmentVariables": [], "defaults": [],
         "jobOutputs": null, "jobContainer": null, "jobServiceContainers": null,
         "resources": {"endpoints": [{
-            "data": {"ServerId": "", "ServerName": "", "ResultsServiceUrl": base, "GenerateIdTokenUrl": ""},
+            "data": {
+                "ServerId": "", "ServerName": "", "ResultsServiceUrl": base, "GenerateIdTokenUrl": "",
+                "FeedStreamUrl": format!("{}_ws/ingest.sock", base.replacen("http", "ws", 1)),
+            },
             "name": "SystemVssConnection", "url": format!("{base}run/"),
             "authorization": {"parameters": {"AccessToken": format!("job-token-{id}")}, "scheme": "OAuth"},
             "isShared": false, "isReady": true,

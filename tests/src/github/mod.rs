@@ -4,6 +4,7 @@
 //! fails even where a client would shrug the refusal off.
 
 mod broker;
+mod feed;
 mod jobs;
 mod registry;
 mod results;
@@ -26,6 +27,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value as Json, json};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
+pub use feed::{FeedLines, FeedManner};
 pub use jobs::{FakeJob, Job};
 
 /// How long a poll is held when there is nothing to say.
@@ -80,6 +82,7 @@ struct State {
     violations: Vec<String>,
     requests: Vec<String>,
     serial: u64,
+    feed: FeedManner,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -119,7 +122,10 @@ impl FakeGitHub {
                     let shared = shared.clone();
                     async move { shared.answer(request).await }
                 });
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+                let connection = http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), answer)
+                    .with_upgrades();
+                tokio::spawn(connection);
             }
         });
         Ok(Self { shared, server })
@@ -160,7 +166,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, io::Error> {
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, io::Error> {
+        if request.uri().path() == "/_ws/ingest.sock" {
+            let response = self.open_feed(&mut request);
+            let status = response.status().as_u16();
+            let line = format!("GET /_ws/ingest.sock {status}");
+            self.lock().requests.push(line);
+            return Ok(response);
+        }
         let asked = read(request).await.map_err(io::Error::other)?;
         let line = format!("{} {}", asked.method, asked.path);
         let fault = self.lock().due(&asked.path);

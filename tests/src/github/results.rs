@@ -96,7 +96,11 @@ impl State {
                 && [0, 2, 3, 4, 7]
                     .map(Json::from)
                     .contains(&step["conclusion"]);
-            if number == 0 || !known || !step["external_id"].is_string() {
+            let moved = job
+                .steps
+                .get(&number)
+                .is_some_and(|before| before["external_id"] != step["external_id"]);
+            if number == 0 || !known || !step["external_id"].is_string() || moved {
                 return self.violation(400, format!("a step that cannot be: {step}"));
             }
             job.steps.insert(number, step.clone());

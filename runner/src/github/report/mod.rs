@@ -4,6 +4,7 @@
 //! service. [`Reporting::finish`] waits for both, before the run service is told that the job ended.
 
 mod deadline;
+mod numbers;
 mod service;
 mod steps;
 mod upload;
@@ -13,23 +14,23 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinHandle};
-use uuid::Uuid;
 
 use super::{
+    feed::{self, Feed, FeedTimes, Feeding},
     http::Http,
     pause::Backoff,
     run_service::{Annotation, StepResult},
 };
 use crate::job::{
     commands::{Annotation as Said, Level},
-    reporter::{Event, EventKind, Reporter, log_line},
+    reporter::{Event, EventKind, Origin, Reporter, log_line},
     request::JobRequest,
 };
 
@@ -37,7 +38,7 @@ pub use service::{Document, NoResults, ResultsError, ResultsService};
 pub use steps::run_conclusion;
 
 use deadline::{DeadlineSetter, deadline};
-use steps::Steps;
+use steps::{Step, Steps};
 use upload::{Block, Uploader};
 
 /// Waits between tries of a service that fails.
@@ -51,6 +52,8 @@ const WAITING: usize = 4;
 const MAX_SUMMARY: usize = 1 << 20;
 /// Most annotations of one level that a step can have on the page.
 const MAX_ANNOTATIONS: usize = 10;
+/// Most characters of a message about the job.
+const MAX_MESSAGE: usize = 4096;
 /// What the official runner begins its log files with.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -91,6 +94,8 @@ pub struct GitHubReporter {
     steps: Steps,
     logs: Mutex<Logs>,
     blocks: mpsc::Sender<Block>,
+    job: Arc<Mutex<Vec<Annotation>>>,
+    feed: Option<Feed>,
 }
 
 /// The tasks behind a [`GitHubReporter`].
@@ -100,6 +105,8 @@ pub struct Reporting {
     deadline: DeadlineSetter,
     uploads: JoinHandle<u64>,
     updates: JoinHandle<()>,
+    feeding: Option<Feeding>,
+    job: Arc<Mutex<Vec<Annotation>>>,
 }
 
 /// What was reported.
@@ -107,6 +114,8 @@ pub struct Reporting {
 pub struct Reported {
     /// The steps, for the run service.
     pub steps: Vec<StepResult>,
+    /// What is about the job as a whole.
+    pub annotations: Vec<Annotation>,
     /// Logs and summaries that are not whole at GitHub.
     pub incomplete: u64,
 }
@@ -129,17 +138,22 @@ fn start_with(
     let (blocks, waiting) = mpsc::channel(WAITING);
     let (deadline, until) = deadline();
     let steps = Steps::default();
+    let (feed, feeding) = feed::start(job, FeedTimes::default()).unzip();
     let uploader = Uploader::new(service.clone(), until.clone(), backoff.clone());
     let reporting = Reporting {
         steps: steps.clone(),
         deadline,
         uploads: tokio::spawn(uploader.run(waiting)),
         updates: tokio::spawn(steps.clone().tell(service, until, backoff.clone())),
+        feeding,
+        job: Arc::default(),
     };
     let reporter = GitHubReporter {
         steps,
         logs: Mutex::default(),
         blocks,
+        job: Arc::clone(&reporting.job),
+        feed,
     };
     Ok((reporter, reporting))
 }
@@ -148,11 +162,19 @@ impl Reporting {
     /// Waits until all is at GitHub, at most for `limit`; the reporter is to be dropped before.
     pub async fn finish(self, limit: Duration) -> Reported {
         self.deadline.set(limit);
-        let incomplete = self.uploads.await.unwrap_or(1);
+        let feeding = async {
+            if let Some(feeding) = self.feeding {
+                feeding.finish().await;
+            }
+        };
+        let (incomplete, ()) = tokio::join!(self.uploads, feeding);
+        let incomplete = incomplete.unwrap_or(1);
         // A failed task has said so; the job's result counts more than its page.
         let _ = self.updates.await;
+        let mut job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
         Reported {
             steps: self.steps.results(),
+            annotations: std::mem::take(&mut job),
             incomplete,
         }
     }
@@ -176,8 +198,8 @@ impl GitHubReporter {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn id(&self, step: u32) -> Option<String> {
-        self.steps.with(step, |step| step.id.clone())
+    fn id(&self, step: u32) -> Option<Arc<str>> {
+        self.steps.with(step, |step| Arc::clone(&step.id))
     }
 
     async fn line(&self, step: u32, text: &str, time: Timestamp) {
@@ -189,8 +211,14 @@ impl GitHubReporter {
             let lines = log.lines;
             (block, logs.job.push(&line), lines)
         };
-        self.steps.with(step, |step| step.lines = lines);
-        if let (Some(bytes), Some(id)) = (of_step, self.id(step)) {
+        let id = self.steps.with(step, |step| {
+            step.lines = lines;
+            Arc::clone(&step.id)
+        });
+        if let (Some(feed), Some(id)) = (&self.feed, &id) {
+            feed.say(id, lines, text);
+        }
+        if let (Some(bytes), Some(id)) = (of_step, id) {
             self.send(Document::StepLog(id), bytes, false, lines).await;
         }
         if let Some(bytes) = of_job {
@@ -217,9 +245,22 @@ impl GitHubReporter {
         }
     }
 
-    fn annotate(&self, number: u32, said: &Said) {
-        let annotation = annotation(number, said);
-        self.steps.with(number, |step| {
+    /// Says on the job's page that the machine failed the job. What is said holds no secret.
+    pub fn blames_machine(&self, message: &str) {
+        let mut job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if job.len() < MAX_ANNOTATIONS {
+            job.push(Annotation {
+                level: "failure".to_owned(),
+                message: message.chars().take(MAX_MESSAGE).collect(),
+                is_infrastructure_issue: true,
+                ..Annotation::default()
+            });
+        }
+    }
+
+    fn annotate(&self, record: u32, said: &Said) {
+        self.steps.with(record, |step| {
+            let annotation = annotation(step, said);
             let same = step
                 .annotations
                 .iter()
@@ -234,25 +275,25 @@ impl GitHubReporter {
 impl Reporter for GitHubReporter {
     async fn report(&self, event: &Event<'_>) {
         match &event.kind {
-            EventKind::StepStarted { step, name } => {
-                let id = Uuid::new_v4().to_string();
-                self.steps
-                    .started(*step, id, (*name).to_owned(), event.time);
+            EventKind::StepStarted { step, name, origin } => {
+                self.steps.started(*step, name, *origin, event.time);
             }
+            EventKind::StepsPlanned { steps } => self.steps.planned(steps),
             EventKind::Log { step, line } => self.line(*step, line, event.time).await,
             EventKind::Annotation { step, annotation } => self.annotate(*step, annotation),
             EventKind::Summary { step, markdown } => self.summary(*step, markdown).await,
             EventKind::StepFinished { record } => {
                 if self.id(record.number).is_none() {
-                    let id = Uuid::new_v4().to_string();
+                    let origin = Origin::default();
                     self.steps
-                        .started(record.number, id, record.name.clone(), event.time);
+                        .started(record.number, &record.name, origin, event.time);
                 }
                 self.steps
                     .ended(record.number, record.conclusion, event.time);
                 self.step_ended(record.number).await;
             }
-            EventKind::JobFinished { .. } => {
+            EventKind::JobFinished { result, .. } => {
+                self.steps.all_over(*result);
                 let log = std::mem::take(&mut self.logs().job);
                 if log.lines > 0 {
                     let bytes = log.bytes.into();
@@ -264,9 +305,17 @@ impl Reporter for GitHubReporter {
     }
 }
 
-/// An annotation in the run service's form.
-fn annotation(step: u32, said: &Said) -> Annotation {
-    let number = |value: Option<u32>| value.map_or(0, u64::from);
+/// An annotation in the run service's form. One without a place is where the log has it.
+fn annotation(step: &Step, said: &Said) -> Annotation {
+    let in_log = said.file.is_none() && said.line.unwrap_or(0) == 0;
+    let number = |value: Option<u32>| match value {
+        Some(value) => u64::from(value),
+        None => 0,
+    };
+    let line = |value: Option<u32>| match in_log {
+        true => step.lines,
+        false => number(value),
+    };
     Annotation {
         level: match said.level {
             Level::Error => "failure",
@@ -278,10 +327,10 @@ fn annotation(step: u32, said: &Said) -> Annotation {
         title: said.title.clone(),
         path: said.file.clone(),
         is_infrastructure_issue: false,
-        start_line: number(said.line),
-        end_line: number(said.end_line.or(said.line)),
+        start_line: line(said.line),
+        end_line: line(said.end_line.or(said.line)),
         start_column: number(said.column),
         end_column: number(said.end_column.or(said.column)),
-        step_number: u64::from(step),
+        step_number: u64::from(step.number),
     }
 }

@@ -23,11 +23,11 @@ const STEPS_UPDATE: &str =
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Document {
     /// The log of a step, by the step's identity.
-    StepLog(String),
+    StepLog(Arc<str>),
     /// The log of the whole job.
     JobLog,
     /// What a step wrote for the job's page.
-    Summary(String),
+    Summary(Arc<str>),
 }
 
 /// Where a document goes.
@@ -202,7 +202,7 @@ impl ResultsService {
         mut body: Json,
     ) -> Result<Json, ResultsError> {
         if let Document::StepLog(step) | Document::Summary(step) = document {
-            body["step_backend_id"] = json!(step);
+            body["step_backend_id"] = json!(&**step);
         }
         self.call(call, &format!("{RECEIVER}{call}"), body).await
     }

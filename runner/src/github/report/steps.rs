@@ -9,14 +9,19 @@ use std::{
 use jiff::Timestamp;
 use serde_json::{Value as Json, json};
 use tokio::{sync::Notify, time::sleep};
+use uuid::Uuid;
 
-use super::{deadline::Deadline, service::ResultsService, timestamp};
+use super::{deadline::Deadline, numbers::Numbers, service::ResultsService, timestamp};
 use crate::{
     github::{
         pause::Backoff,
         run_service::{self, Annotation, StepResult},
     },
-    job::outcome::Conclusion,
+    job::{
+        outcome::Conclusion,
+        reporter::{Origin, PlannedStep},
+        request::StepAction,
+    },
 };
 
 /// Least time between two updates.
@@ -28,11 +33,15 @@ const AT_ONCE: usize = 25;
 #[derive(Debug)]
 pub struct Step {
     /// Its identity for the services.
-    pub id: String,
+    pub id: Arc<str>,
+    /// Its place on the page.
+    pub number: u32,
     /// The name people see.
     pub name: String,
+    /// What it runs.
+    ran: Ran,
     /// When it began.
-    pub started: Timestamp,
+    pub started: Option<Timestamp>,
     /// When it ended.
     pub ended: Option<Timestamp>,
     /// How it ended.
@@ -45,33 +54,101 @@ pub struct Step {
     changed: bool,
 }
 
-/// All steps of a job by number.
+/// What a step runs, in the run service's words.
+#[derive(Debug, Default)]
+struct Ran {
+    action: Option<String>,
+    reference: Option<String>,
+    kind: Option<&'static str>,
+}
+
+impl Ran {
+    fn of(action: Option<&StepAction>) -> Self {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        match action {
+            None | Some(StepAction::BackgroundControl { .. }) => Self::default(),
+            Some(StepAction::Script) => Self {
+                kind: Some("run"),
+                ..Self::default()
+            },
+            Some(StepAction::ContainerRegistry { image }) => Self {
+                action: some(image),
+                kind: Some("docker"),
+                ..Self::default()
+            },
+            Some(StepAction::Repository {
+                name,
+                reference,
+                path,
+                ..
+            }) => {
+                let slash = if name.is_empty() || path.is_empty() {
+                    ""
+                } else {
+                    "/"
+                };
+                Self {
+                    action: some(&format!("{name}{slash}{path}")),
+                    reference: some(reference),
+                    kind: Some("repository"),
+                }
+            }
+        }
+    }
+}
+
+/// All steps of a job by their records' places in it.
 #[derive(Debug, Default, Clone)]
 pub struct Steps {
-    steps: Arc<Mutex<BTreeMap<u32, Step>>>,
+    steps: Arc<Mutex<Known>>,
     news: Arc<Notify>,
 }
 
+#[derive(Debug, Default)]
+struct Known {
+    steps: BTreeMap<u32, Step>,
+    numbers: Numbers,
+}
+
 impl Steps {
+    /// Steps are to come.
+    pub fn planned(&self, planned: &[PlannedStep]) {
+        let mut known = self.lock();
+        for step in planned {
+            known.add(step.step, step.id.as_deref(), &step.name, None);
+        }
+        drop(known);
+        self.news.notify_one();
+    }
+
     /// A step began.
-    pub fn started(&self, number: u32, id: String, name: String, at: Timestamp) {
-        let step = Step {
-            id,
-            name,
-            started: at,
-            ended: None,
-            conclusion: None,
-            lines: 0,
-            annotations: Vec::new(),
-            changed: true,
-        };
-        self.lock().insert(number, step);
+    pub fn started(&self, record: u32, name: &str, origin: Origin<'_>, at: Timestamp) {
+        let mut known = self.lock();
+        let step = known.add(record, origin.id, name, origin.to_come);
+        step.ran = Ran::of(origin.action);
+        step.started = Some(at);
+        drop(known);
+        self.news.notify_one();
+    }
+
+    /// No further step begins: those that are still to come are not run, and those that run were broken
+    /// off.
+    pub fn all_over(&self, job: Conclusion) {
+        for step in self.lock().steps.values_mut() {
+            if step.conclusion.is_none() {
+                step.conclusion = Some(match (job, step.started) {
+                    (Conclusion::Cancelled, _) | (_, Some(_)) => Conclusion::Cancelled,
+                    (_, None) => Conclusion::Skipped,
+                });
+                step.changed = true;
+            }
+        }
         self.news.notify_one();
     }
 
     /// A step ended.
-    pub fn ended(&self, number: u32, conclusion: Conclusion, at: Timestamp) {
-        self.with(number, |step| {
+    pub fn ended(&self, record: u32, conclusion: Conclusion, at: Timestamp) {
+        self.with(record, |step| {
             step.conclusion = Some(conclusion);
             step.ended = Some(at);
             step.changed = true;
@@ -80,55 +157,58 @@ impl Steps {
     }
 
     /// Does something with a step that began.
-    pub fn with<T>(&self, number: u32, act: impl FnOnce(&mut Step) -> T) -> Option<T> {
-        self.lock().get_mut(&number).map(act)
+    pub fn with<T>(&self, record: u32, act: impl FnOnce(&mut Step) -> T) -> Option<T> {
+        self.lock().steps.get_mut(&record).map(act)
     }
 
     /// All steps for the run service.
     #[must_use]
     pub fn results(&self) -> Vec<StepResult> {
-        let steps = self.lock();
-        let result = |(number, step): (&u32, &Step)| StepResult {
-            external_id: step.id.clone(),
-            number: u64::from(*number),
+        let known = self.lock();
+        let result = |step: &Step| StepResult {
+            external_id: step.id.to_string(),
+            number: u64::from(step.number),
             name: step.name.clone(),
-            action_name: None,
-            status: if step.ended.is_some() {
-                "completed"
-            } else {
-                "inProgress"
+            action_name: step.ran.action.clone(),
+            reference: step.ran.reference.clone(),
+            kind: step.ran.kind,
+            status: match (step.conclusion, step.started) {
+                (Some(_), _) => "completed",
+                (None, Some(_)) => "inProgress",
+                (None, None) => "pending",
             },
             conclusion: step.conclusion.map(run_conclusion),
-            started_at: Some(timestamp(step.started)),
+            started_at: step.started.map(timestamp),
             completed_at: step.ended.map(timestamp),
             completed_log_lines: step.lines,
             annotations: step.annotations.clone(),
         };
-        steps.iter().map(result).collect()
+        known.steps.values().map(result).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Step>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The changes that the service does not know, marked as known.
     fn changes(&self) -> Vec<(u32, Json)> {
-        let mut steps = self.lock();
-        let changed = steps.iter_mut().filter(|(_, step)| step.changed);
-        let told = changed.take(AT_ONCE).map(|(number, step)| {
+        let mut known = self.lock();
+        let changed = known.steps.iter_mut().filter(|(_, step)| step.changed);
+        let told = changed.take(AT_ONCE).map(|(record, step)| {
             step.changed = false;
-            (*number, update(*number, step))
+            (*record, update(step))
         });
         told.collect()
     }
 
-    fn unknown_again(&self, numbers: impl Iterator<Item = u32>) {
-        let mut steps = self.lock();
-        for number in numbers {
-            if let Some(step) = steps.get_mut(&number) {
+    fn unknown_again(&self, records: impl Iterator<Item = u32>) {
+        let mut known = self.lock();
+        for record in records {
+            if let Some(step) = known.steps.get_mut(&record) {
                 step.changed = true;
             }
         }
+        drop(known);
         self.news.notify_one();
     }
 
@@ -164,7 +244,7 @@ impl Steps {
                 continue;
             }
             change_order += 1;
-            let (numbers, updates): (Vec<u32>, Vec<Json>) = changes.into_iter().unzip();
+            let (records, updates): (Vec<u32>, Vec<Json>) = changes.into_iter().unzip();
             match service.update_steps(&updates, change_order).await {
                 Ok(()) => {
                     backoff.reset();
@@ -177,7 +257,7 @@ impl Steps {
                 Err(error) => {
                     tracing::warn!(%error, "the job's page does not show how its steps go");
                     if error.may_pass() {
-                        self.unknown_again(numbers.into_iter());
+                        self.unknown_again(records.into_iter());
                     }
                     sleep(backoff.after_failure()).await;
                 }
@@ -186,14 +266,46 @@ impl Steps {
     }
 }
 
+impl Known {
+    /// The step of a record; a new one gets its identity and its number.
+    fn add(
+        &mut self,
+        record: u32,
+        id: Option<&str>,
+        name: &str,
+        to_come: Option<u32>,
+    ) -> &mut Step {
+        let number = self.numbers.of(record, to_come);
+        let step = self.steps.entry(record).or_insert_with(|| Step {
+            id: id.map_or_else(|| Uuid::new_v4().to_string().into(), Arc::from),
+            number,
+            name: String::new(),
+            ran: Ran::default(),
+            started: None,
+            ended: None,
+            conclusion: None,
+            lines: 0,
+            annotations: Vec::new(),
+            changed: true,
+        });
+        name.clone_into(&mut step.name);
+        step.changed = true;
+        step
+    }
+}
+
 /// A step in the service's numbers.
-fn update(number: u32, step: &Step) -> Json {
+fn update(step: &Step) -> Json {
     json!({
-        "external_id": step.id,
-        "number": number,
+        "external_id": &*step.id,
+        "number": step.number,
         "name": step.name,
-        "status": if step.ended.is_some() { 6 } else { 3 },
-        "started_at": timestamp(step.started),
+        "status": match (step.conclusion, step.started) {
+            (Some(_), _) => 6,
+            (None, Some(_)) => 3,
+            (None, None) => 5,
+        },
+        "started_at": step.started.map(timestamp),
         "completed_at": step.ended.map(timestamp),
         "conclusion": match step.conclusion {
             None => 0,

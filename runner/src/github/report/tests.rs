@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::job::{
     outcome::{AnnotationCounts, Conclusion, StepRecord},
+    reporter::PlannedStep,
     request,
 };
 
@@ -230,6 +231,7 @@ async fn step(reporter: &GitHubReporter, number: u32, lines: &[&str]) {
     let started = EventKind::StepStarted {
         step: number,
         name: &name,
+        origin: Origin::default(),
     };
     reporter.report(&event(started)).await;
     for line in lines {
@@ -265,6 +267,7 @@ async fn logs_summary_and_steps_of_a_job_arrive() {
     let started = EventKind::StepStarted {
         step: 3,
         name: "three",
+        origin: Origin::default(),
     };
     reporter.report(&event(started)).await;
     reporter
@@ -329,7 +332,8 @@ async fn logs_summary_and_steps_of_a_job_arrive() {
     );
     assert_eq!(
         (&last(3)["status"], &last(3)["conclusion"]),
-        (&json!(3), &json!(0))
+        (&json!(6), &json!(4)),
+        "it never ended, and the job did"
     );
     assert_eq!(
         (&last(4)["status"], &last(4)["conclusion"]),
@@ -398,6 +402,7 @@ async fn annotations_have_the_services_form_and_number() {
     let started = EventKind::StepStarted {
         step: 1,
         name: "one",
+        origin: Origin::default(),
     };
     reporter.report(&event(started)).await;
     let said = Said {
@@ -428,4 +433,106 @@ async fn annotations_have_the_services_form_and_number() {
         "startLine": 3, "endLine": 3, "startColumn": 0, "endColumn": 0, "stepNumber": 1,
     });
     assert_eq!(json, wanted);
+}
+
+fn started(step: u32, id: Option<&'static str>, to_come: Option<u32>) -> EventKind<'static> {
+    const CHECKOUT: &request::StepAction = &request::StepAction::Script;
+    EventKind::StepStarted {
+        step,
+        name: "a step",
+        origin: Origin {
+            id,
+            action: id.map(|_| CHECKOUT),
+            to_come,
+        },
+    }
+}
+
+#[tokio::test]
+async fn the_page_has_the_steps_of_the_message_by_their_ids_before_they_begin() {
+    let service = Service::new().await;
+    let (reporter, reporting) = reporting(&service).await;
+    step(&reporter, 1, &[]).await;
+    let planned = |step, id: &str| PlannedStep {
+        step,
+        id: Some(id.into()),
+        name: format!("planned {id}"),
+    };
+    let steps = [planned(2, "id-2"), planned(3, "id-3")];
+    let steps = steps.as_slice();
+    reporter
+        .report(&event(EventKind::StepsPlanned { steps }))
+        .await;
+    let seen = || {
+        let updates = service.held().updates.clone();
+        let mut steps = updates.iter().flat_map(|u| u["steps"].as_array().unwrap());
+        steps.rfind(|step| step["number"] == json!(3)).cloned()
+    };
+    while seen().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let pending = seen().unwrap();
+    assert_eq!(pending["external_id"], json!("id-3"));
+    assert_eq!(pending["name"], json!("planned id-3"));
+    assert_eq!(
+        (&pending["status"], &pending["started_at"]),
+        (&json!(5), &json!(null))
+    );
+
+    reporter
+        .report(&event(started(2, Some("id-2"), None)))
+        .await;
+    for (step, to_come) in [(4, Some(0)), (5, None)] {
+        reporter.report(&event(started(step, None, to_come))).await;
+    }
+    for number in [2, 4, 5] {
+        let record = record(number, Conclusion::Success);
+        reporter
+            .report(&event(EventKind::StepFinished { record: &record }))
+            .await;
+    }
+    job_ended(&reporter).await;
+    reporter.blames_machine("the machine is tired");
+    drop(reporter);
+    let reported = reporting.finish(LIMIT).await;
+    let numbers: Vec<u64> = reported.steps.iter().map(|step| step.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 6, 7]);
+    let second = serde_json::to_value(&reported.steps[1]).unwrap();
+    assert_eq!(
+        (&second["external_id"], &second["type"]),
+        (&json!("id-2"), &json!("run"))
+    );
+    let third = serde_json::to_value(&reported.steps[2]).unwrap();
+    assert_eq!(
+        (&third["status"], &third["conclusion"]),
+        (&json!("completed"), &json!("skipped"))
+    );
+    assert!(third.get("started_at").is_none());
+    assert_eq!(reported.annotations[0].message, "the machine is tired");
+    assert!(reported.annotations[0].is_infrastructure_issue);
+}
+
+#[tokio::test]
+async fn an_annotation_without_a_place_is_where_the_log_has_it() {
+    let service = Service::new().await;
+    let (reporter, reporting) = reporting(&service).await;
+    reporter
+        .report(&event(started(1, Some("id-1"), None)))
+        .await;
+    for line in ["one", "##[error]two"] {
+        reporter
+            .report(&event(EventKind::Log { step: 1, line }))
+            .await;
+    }
+    let said = Said::new(Level::Error, "two");
+    let annotation = EventKind::Annotation {
+        step: 1,
+        annotation: &said,
+    };
+    reporter.report(&event(annotation)).await;
+    drop(reporter);
+    let reported = reporting.finish(LIMIT).await;
+    let annotation = &reported.steps[0].annotations[0];
+    assert_eq!((annotation.start_line, annotation.end_line), (2, 2));
+    assert_eq!((annotation.start_column, annotation.step_number), (0, 1));
 }

@@ -3,7 +3,13 @@
 use std::{future::Future, pin::Pin};
 
 use crate::{
-    job::{executor::JobRun, log::StepLog, outcome::Conclusion, process::Stop, reporter::Reporter},
+    job::{
+        executor::JobRun,
+        log::StepLog,
+        outcome::Conclusion,
+        process::Stop,
+        reporter::{Origin, Reporter},
+    },
     sandbox::{Sandbox, SandboxError},
 };
 
@@ -97,7 +103,12 @@ impl<'a, S: Sandbox, R: Reporter> JobRun<'a, S, R> {
             return Ok(());
         }
         let log = self.next_log();
-        log.start(STOP).await;
+        let to_come = Some(0);
+        let origin = Origin {
+            to_come,
+            ..Origin::default()
+        };
+        log.start_as(STOP, origin).await;
         let mut stop: Pin<Box<dyn Future<Output = Stop> + Send>> = Box::pin(async {
             shared.clock.grace_over().await;
             Stop::GraceOver

@@ -126,7 +126,7 @@ impl<W: Write> TerminalReporter<W> {
                 let text = self.paint(BOLD, &format!("Job {}", clean(name)));
                 self.line(&mut state, event, &text)?;
             }
-            EventKind::StepStarted { name, step } => {
+            EventKind::StepStarted { name, step, .. } => {
                 let running = state.running.entry(event.job.to_owned()).or_default();
                 let name_of = (*name).to_owned();
                 running.insert(
@@ -141,7 +141,7 @@ impl<W: Write> TerminalReporter<W> {
                 self.line(&mut state, event, &text)?;
             }
             EventKind::Log { line, step } => self.log(&mut state, event, *step, line)?,
-            EventKind::Annotation { .. } => return Ok(()),
+            EventKind::Annotation { .. } | EventKind::StepsPlanned { .. } => return Ok(()),
             EventKind::Summary { markdown, .. } => {
                 state.summaries.add(event.job, markdown);
                 return Ok(());
@@ -277,7 +277,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::job::outcome::AnnotationCounts;
+    use crate::job::{outcome::AnnotationCounts, reporter::Origin};
 
     async fn write(options: TerminalOptions, kinds: Vec<EventKind<'_>>) -> String {
         let reporter = TerminalReporter::new(Vec::new(), options);
@@ -309,6 +309,7 @@ mod tests {
             EventKind::StepStarted {
                 step: 2,
                 name: "Run make",
+                origin: Origin::default(),
             },
             log("##[group]Run make"),
             log("\x1b[36;1mmake\x1b[0m"),
@@ -333,7 +334,11 @@ mod tests {
 
     #[tokio::test]
     async fn lines_carry_the_steps_name_while_several_steps_run() {
-        let started = |step, name| EventKind::StepStarted { step, name };
+        let started = |step, name| EventKind::StepStarted {
+            step,
+            name,
+            origin: Origin::default(),
+        };
         let said = |step, line| EventKind::Log { step, line };
         let record = StepRecord {
             number: 2,

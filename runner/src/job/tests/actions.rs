@@ -186,6 +186,35 @@ async fn pre_comes_before_all_steps_and_post_after_them_last_in_first_out() {
     assert_eq!(env(post, "GITHUB_ACTION_REF"), Some("v1"));
     assert_eq!(env(&scripts[0], "STATE_kept"), None);
     assert_eq!(job.reporter.lines(10), ["Post job cleanup."]);
+    let planned = job.reporter.planned.lock().unwrap();
+    let planned: Vec<_> = planned
+        .iter()
+        .map(|step| (step.step, step.id.as_deref(), step.name.as_str()))
+        .collect();
+    assert_eq!(
+        planned,
+        [
+            (2, None, "Pre Run o/a@v1"),
+            (3, None, "Pre Run o/c@v1"),
+            (4, Some("id-first"), "Run first"),
+            (5, Some("id-"), "Run o/a@v1"),
+            (6, Some("id-"), "Run ./b"),
+            (7, Some("id-"), "Run o/c@v1"),
+        ]
+    );
+    let origins = job.reporter.origins.lock().unwrap().clone();
+    let own = |id: &str| Some(id.to_owned());
+    assert_eq!(origins[0], (1, None, None));
+    assert_eq!(origins[3], (4, own("id-first"), None));
+    assert_eq!(
+        origins[7..],
+        [
+            (8, None, Some(2)),
+            (9, None, Some(1)),
+            (10, None, Some(0)),
+            (11, None, None)
+        ]
+    );
 }
 
 #[tokio::test]
