@@ -5,5 +5,6 @@
 
 pub mod flow;
 pub mod policy;
+pub mod sniff;
 
 pub use flow::{Flow, Transport};

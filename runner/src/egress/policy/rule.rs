@@ -68,7 +68,7 @@ pub struct Rule {
     pub cidrs: Vec<Cidr>,
     /// Ports meant; all if empty.
     pub ports: Vec<Ports>,
-    /// The protocol meant; TCP if none is said by an allow rule.
+    /// The protocol meant; if an allow rule says none, TLS and HTTP, or any TCP where no web is.
     pub protocol: Option<Protocol>,
     /// Methods meant.
     pub methods: Vec<Method>,
@@ -127,6 +127,9 @@ impl WrittenRule {
         Ok(rule)
     }
 }
+
+/// Ports on which TLS and HTTP are expected.
+const WEB_PORTS: [u16; 4] = [80, 443, 8080, 8443];
 
 /// Ports of an allow rule that names none.
 fn usual_ports(rule: &Rule) -> Vec<Ports> {
@@ -304,9 +307,10 @@ impl Rule {
 
     fn fits_protocol(&self, request: &Request<'_>) -> Match {
         let Some(protocol) = self.protocol else {
-            // UDP passes only where it is named.
-            let tcp = request.transport != Some(Transport::Udp);
-            return Match::from(tcp || self.effect == Effect::Deny);
+            return match self.effect {
+                Effect::Deny => Match::Yes,
+                Effect::Allow => self.fits_usual_protocol(request),
+            };
         };
         let Some(transport) = request.transport else {
             return Match::Perhaps;
@@ -326,6 +330,20 @@ impl Rule {
                 .seen
                 .protocol()
                 .map_or(Match::Perhaps, |seen| (seen == protocol).into()),
+        }
+    }
+
+    /// Without `protocol`, an allow rule by name means TLS and HTTP on the ports of the web, any TCP on
+    /// others. UDP passes only where it is named. What a stream of the web is, it must say: a hello that
+    /// comes after the verdict would ask for any host of a shared address.
+    fn fits_usual_protocol(&self, request: &Request<'_>) -> Match {
+        match (request.transport, request.port, request.seen) {
+            (Some(Transport::Udp), ..) => Match::No,
+            (None, ..) | (_, None, _) => Match::Perhaps,
+            (_, Some(port), _) if self.hosts.is_empty() || !WEB_PORTS.contains(&port) => Match::Yes,
+            (_, _, Seen::Nothing) => Match::Perhaps,
+            (_, _, Seen::Other) => Match::No,
+            (_, _, Seen::Tls { .. } | Seen::Http { .. }) => Match::Yes,
         }
     }
 

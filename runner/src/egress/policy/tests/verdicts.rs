@@ -249,12 +249,6 @@ fn secrets_and_intercept_ask_for_the_requests_within_tls() {
         needs(&format!("{ONE}intercept = false"), "a.example.com"),
         Needs::Nothing
     );
-    assert_eq!(
-        Ask::tcp("a.example.com")
-            .of(&policy(&marked), Seen::Other)
-            .needs,
-        Needs::Nothing
-    );
 }
 
 #[test]
@@ -410,6 +404,12 @@ fn what_is_opaque_passes_by_one_of_its_names_unless_another_is_denied() {
     assert_eq!(ssh("x.test a.example.com"), Allow);
     assert_eq!(ssh("bad.example.com a.example.com"), Deny);
     assert_eq!(ssh(""), Deny);
+    // On ports of the web a stream must say what it is, or the rule that anything may pass.
+    let web = Ask::tcp("a.example.com");
+    assert_eq!(web.of(&policy(ONE), Seen::Nothing).needs, Needs::Beginning);
+    assert_eq!(web.of(&policy(ONE), Seen::Other).verdict, Deny);
+    let any = policy(&format!("{ONE}protocol = \"tcp\""));
+    assert_eq!(web.of(&any, Seen::Other).verdict, Allow);
 }
 
 #[test]
