@@ -18,11 +18,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::Metrics;
-
-/// Where it listens when the configuration says nothing: only this machine can reach it.
-pub const DEFAULT_LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9485);
+use super::{Metrics, lacking};
+use crate::supervisor::state::State;
 
 /// Most connections at the same time; others wait in the kernel.
 pub(super) const CONNECTIONS: usize = 16;
@@ -72,7 +69,7 @@ impl Listener {
     }
 
     /// Answers until the task is dropped.
-    pub async fn serve(self, metrics: Arc<Metrics>) {
+    pub async fn serve(self, metrics: Arc<Metrics>, state: Arc<State>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -80,7 +77,8 @@ impl Listener {
             };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(connection(stream, Arc::clone(&metrics), place, LIMIT));
+                    let (metrics, state) = (Arc::clone(&metrics), Arc::clone(&state));
+                    tokio::spawn(connection(stream, metrics, state, place));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no connection for metrics could be accepted");
@@ -94,27 +92,27 @@ impl Listener {
 async fn connection(
     stream: TcpStream,
     metrics: Arc<Metrics>,
+    state: Arc<State>,
     _place: OwnedSemaphorePermit,
-    limit: Duration,
 ) {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), &metrics);
+        let response = answer(request.method(), request.uri().path(), &metrics, &state);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT.min(limit))
+        .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(HEAD_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), answer);
-    match timeout(limit, served).await {
+    match timeout(LIMIT, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics broke off"),
         Err(_) => tracing::debug!("a connection for metrics was too slow"),
     }
 }
 
-fn answer(method: &Method, path: &str, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, metrics: &Metrics, state: &State) -> Response<Full<Bytes>> {
     const PLAIN: &str = "text/plain; charset=utf-8";
     if !matches!(*method, Method::GET | Method::HEAD) {
         let mut refused = response(
@@ -127,7 +125,7 @@ fn answer(method: &Method, path: &str, metrics: &Metrics) -> Response<Full<Bytes
         return refused;
     }
     match path {
-        "/metrics" => match metrics.text() {
+        "/metrics" => match metrics.text(&state.view()) {
             Ok(text) => response(StatusCode::OK, prometheus::TEXT_FORMAT, text),
             Err(error) => {
                 tracing::error!(%error, "metrics cannot be written as text");
@@ -136,7 +134,7 @@ fn answer(method: &Method, path: &str, metrics: &Metrics) -> Response<Full<Bytes
             }
         },
         "/healthz" => response(StatusCode::OK, PLAIN, "ok\n".into()),
-        "/readyz" => ready(&metrics.readiness().lacking()),
+        "/readyz" => ready(&lacking(&state.view())),
         _ => {
             let text = "/metrics, /healthz and /readyz are here\n".into();
             response(StatusCode::NOT_FOUND, PLAIN, text)

@@ -6,9 +6,7 @@ use super::family::Registrar;
 
 const NONE: &[&str] = &[];
 const POOL: &[&str] = &["name"];
-/// Labels of `mayfly_pool_info`.
-pub(super) const POOL_INFO: &[&str; 5] =
-    &["name", "image", "repository", "organization", "enterprise"];
+const POOL_INFO: &[&str] = &["name", "mode", "image", "repository", "organization", "enterprise"];
 /// As in `gha_started_jobs_total`.
 const JOB: &[&str] = &[
     "name",
@@ -44,6 +42,7 @@ pub(super) struct OwnSet {
     pub(super) ready: IntGaugeVec,
     pub(super) draining: IntGaugeVec,
     pub(super) reloads: IntCounterVec,
+    pub(super) protocol: IntGaugeVec,
 }
 
 impl OwnSet {
@@ -69,6 +68,11 @@ impl OwnSet {
                 "Times the configuration was read again, by result (ok, failed).",
                 &["result"],
             ),
+            protocol: to.gauge(
+                "mayfly_protocol_info",
+                "1, with the version of actions/runner whose protocol level is reported.",
+                &["runner_version"],
+            ),
         }
     }
 }
@@ -77,11 +81,12 @@ impl OwnSet {
 #[derive(Debug)]
 pub(super) struct PoolSet {
     pub(super) info: IntGaugeVec,
+    pub(super) ready: IntGaugeVec,
     pub(super) capacity: IntGaugeVec,
     pub(super) idle_wanted: IntGaugeVec,
+    pub(super) desired: IntGaugeVec,
+    pub(super) assigned: IntGaugeVec,
     pub(super) snapshot_created: GaugeVec,
-    pub(super) assigned_jobs: IntGaugeVec,
-    pub(super) registered_runners: IntGaugeVec,
     pub(super) orphans: IntCounterVec,
 }
 
@@ -93,6 +98,11 @@ impl PoolSet {
                 "1 for each configured pool, with its image and whose runners they are.",
                 POOL_INFO,
             ),
+            ready: to.gauge(
+                "mayfly_pool_ready",
+                "1 if the pool has its image and snapshot and nothing keeps it from taking jobs.",
+                POOL,
+            ),
             capacity: to.gauge(
                 "mayfly_pool_capacity",
                 "Most workers of the pool at the same time, as configured.",
@@ -103,19 +113,19 @@ impl PoolSet {
                 "Idle workers that the pool keeps, as configured.",
                 POOL,
             ),
-            snapshot_created: to.gauge_f64(
-                "mayfly_snapshot_created_timestamp_seconds",
-                "When the pool's snapshot was made, in seconds since 1970; its age is time() minus this.",
+            desired: to.gauge(
+                "mayfly_desired_workers",
+                "Workers that the pool wants now.",
                 POOL,
             ),
-            assigned_jobs: to.gauge(
+            assigned: to.gauge(
                 "mayfly_assigned_jobs",
                 "Jobs that GitHub assigned to the pool, waiting or running (runner scale sets only).",
                 POOL,
             ),
-            registered_runners: to.gauge(
-                "mayfly_registered_runners",
-                "Runners of the pool that GitHub knows.",
+            snapshot_created: to.gauge_f64(
+                "mayfly_snapshot_created_timestamp_seconds",
+                "When the pool's snapshot was made, in seconds since 1970; its age is time() minus this.",
                 POOL,
             ),
             orphans: to.counter(
@@ -124,6 +134,21 @@ impl PoolSet {
                 POOL,
             ),
         }
+    }
+
+    /// Takes the series of all pools out.
+    pub(super) fn reset(&self) {
+        for gauge in [
+            &self.info,
+            &self.ready,
+            &self.capacity,
+            &self.idle_wanted,
+            &self.desired,
+            &self.assigned,
+        ] {
+            gauge.reset();
+        }
+        self.snapshot_created.reset();
     }
 }
 
@@ -145,13 +170,13 @@ impl WorkerSet {
         Self {
             workers: to.gauge(
                 "mayfly_workers",
-                "Worker processes by what they do (starting, idle, busy, ending).",
+                "Worker processes by what they do (starting, idle, busy, stopping).",
                 &["name", "state"],
             ),
             starts: to.counter("mayfly_worker_starts_total", "Workers started.", POOL),
             exits: to.counter(
                 "mayfly_worker_exits_total",
-                "Workers that ended, by how (clean, error, killed).",
+                "Workers that ended, by how (clean, error, killed, unknown).",
                 &["name", "reason"],
             ),
             sandboxes: to.gauge("mayfly_sandboxes", "Sandboxes that are there.", POOL),
@@ -195,7 +220,7 @@ impl JobSet {
             started: to.counter("mayfly_started_jobs_total", "Jobs that a worker took.", JOB),
             completed: to.counter(
                 "mayfly_completed_jobs_total",
-                "Jobs that are over, by result; abandoned: their worker ended before it said one.",
+                "Jobs that are over, by result; lost: their worker ended before it told one.",
                 COMPLETED,
             ),
             execution: to.histogram(

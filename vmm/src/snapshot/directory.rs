@@ -265,9 +265,12 @@ fn remove_abandoned(parent: &Path) {
         let writer = rest
             .split(['-', '.'])
             .next()
-            .and_then(|id| id.parse::<u32>().ok());
-        let lives = writer.is_some_and(|id| Path::new(&format!("/proc/{id}")).exists());
-        if !lives {
+            .and_then(|id| id.parse::<i32>().ok())
+            .and_then(Pid::from_raw);
+        // Not by a look into /proc, where a service may see no process but its own. Whatever the kernel
+        // says but "no such process" means that there is one.
+        let gone = |id| test_kill_process(id) == Err(Errno::SRCH);
+        if writer.is_none_or(gone) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
