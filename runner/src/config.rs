@@ -129,7 +129,13 @@ impl Installation {
     /// Folder of the supervisor: its lock and the records of its workers.
     #[must_use]
     pub fn serve_folder(&self) -> PathBuf {
-        self.state.join("serve")
+        Self::serve_folder_of(&self.state)
+    }
+
+    /// Folder of the supervisor whose state folder is `state`.
+    #[must_use]
+    pub fn serve_folder_of(state: &Path) -> PathBuf {
+        state.join("serve")
     }
 
     /// Folder of unnamed files of running sandboxes, on the state folder's disk.

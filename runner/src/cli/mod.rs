@@ -14,6 +14,7 @@ mod expr;
 mod image;
 mod interrupt;
 mod kvm;
+pub mod logs;
 mod machine;
 mod pairs;
 mod pin;
@@ -22,6 +23,7 @@ mod protect;
 mod run;
 mod serve;
 mod snapshot;
+mod status;
 mod unpack;
 mod worker;
 
@@ -103,6 +105,15 @@ struct Cli {
         env = "MAYFLY_KVM"
     )]
     kvm: kvm::KvmMode,
+    /// Form of the lines that are logged on standard error; MAYFLY_LOG says which (`info`, `mayfly=debug`, …).
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "MAYFLY_LOG_FORMAT"
+    )]
+    log_format: logs::LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -118,6 +129,7 @@ enum Command {
     Pin(pin::PinArgs),
     Action(action::ActionArgs),
     Worker(worker::WorkerArgs),
+    Status(status::StatusArgs),
     Serve(serve::ServeArgs),
 }
 
@@ -129,16 +141,10 @@ pub fn main() -> ExitCode {
         eprintln!("mayfly: cannot keep other processes out of this one's memory: {cause}");
         return Exit::Machine.into();
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("MAYFLY_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .without_time()
-        .init();
     let cli = Cli::parse();
+    let serves = matches!(cli.command, Command::Serve(_) | Command::Worker(_));
+    let usual = if serves { "info" } else { "warn" };
+    logs::init(cli.log_format, usual, serves);
     let result = match cli.command {
         Command::Run(args) => run::run(&args, cli.kvm),
         Command::Exec(args) => exec::exec(&args, cli.kvm),
@@ -149,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Pin(args) => pin::pin(&args),
         Command::Action(args) => action::action(&args),
         Command::Worker(args) => worker::worker(&args, cli.kvm),
+        Command::Status(args) => status::status(&args),
         Command::Serve(args) => serve::serve(&args, cli.kvm),
     };
     match result {

@@ -170,7 +170,10 @@ pub fn lacking(view: &StateView) -> Vec<String> {
     let serves = |pool: &PoolView| pool.ready && pool.error.is_none();
     if !view.pools.iter().any(serves) {
         lacking.extend(view.pools.iter().map(|pool| {
-            let why = pool.error.as_deref().unwrap_or("its snapshot is not ready yet");
+            let why = pool
+                .error
+                .as_deref()
+                .unwrap_or("its snapshot is not ready yet");
             format!("pool {}: {why}", pool.name)
         }));
     }

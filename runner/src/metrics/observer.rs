@@ -96,13 +96,31 @@ impl Metrics {
         self.work.exits.with_label_values(&labels).inc();
         let Some(job) = job else { return };
         let result = one_of(&job.result, RESULTS);
-        let [name, repository, organization, enterprise, job_name, event, workflow] =
-            self.job_labels(&pool, &job.job);
-        let names = [name, repository, organization, enterprise, job_name, event, workflow];
+        let [
+            name,
+            repository,
+            organization,
+            enterprise,
+            job_name,
+            event,
+            workflow,
+        ] = self.job_labels(&pool, &job.job);
+        let names = [
+            name,
+            repository,
+            organization,
+            enterprise,
+            job_name,
+            event,
+            workflow,
+        ];
         let labels: Vec<&str> = names.iter().map(String::as_str).chain([result]).collect();
         self.jobs.completed.with_label_values(&labels).inc();
         let took = job.ended.duration_since(job.started).as_secs_f64();
-        let histogram = self.jobs.execution.with_label_values(&[pool.as_str(), result]);
+        let histogram = self
+            .jobs
+            .execution
+            .with_label_values(&[pool.as_str(), result]);
         histogram.observe(took.max(0.0));
     }
 
@@ -130,16 +148,28 @@ impl Metrics {
             &names.job_workflow_ref,
         ]);
         let enterprise = self.owner.enterprise.clone();
-        [pool.to_owned(), repository, organization, enterprise, job, event, workflow]
+        [
+            pool.to_owned(),
+            repository,
+            organization,
+            enterprise,
+            job,
+            event,
+            workflow,
+        ]
     }
 
     fn egress(&self, pool: &str, verdict: &str, connections: u64, bytes: [u64; 2]) {
         let verdict = one_of(verdict, VERDICTS);
         let counter = &self.work.egress_connections;
-        counter.with_label_values(&[pool, verdict]).inc_by(connections);
+        counter
+            .with_label_values(&[pool, verdict])
+            .inc_by(connections);
         for (direction, bytes) in ["sent", "received"].into_iter().zip(bytes) {
             let counter = &self.work.egress_bytes;
-            counter.with_label_values(&[pool, verdict, direction]).inc_by(bytes);
+            counter
+                .with_label_values(&[pool, verdict, direction])
+                .inc_by(bytes);
         }
     }
 

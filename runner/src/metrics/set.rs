@@ -6,7 +6,14 @@ use super::family::Registrar;
 
 const NONE: &[&str] = &[];
 const POOL: &[&str] = &["name"];
-const POOL_INFO: &[&str] = &["name", "mode", "image", "repository", "organization", "enterprise"];
+const POOL_INFO: &[&str] = &[
+    "name",
+    "mode",
+    "image",
+    "repository",
+    "organization",
+    "enterprise",
+];
 /// As in `gha_started_jobs_total`.
 const JOB: &[&str] = &[
     "name",

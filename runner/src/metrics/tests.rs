@@ -86,8 +86,7 @@ impl Watched {
 
 /// The value of the one series in a scrape's text whose line has all of `parts`.
 fn value_of(text: &str, parts: &[&str]) -> Option<f64> {
-    let fits =
-        |line: &&str| !line.starts_with('#') && parts.iter().all(|part| line.contains(part));
+    let fits = |line: &&str| !line.starts_with('#') && parts.iter().all(|part| line.contains(part));
     let mut lines = text.lines().filter(fits);
     let found = lines.next()?;
     assert_eq!(lines.next(), None, "more than one series has {parts:?}");
@@ -130,7 +129,10 @@ fn a_worker_is_counted_from_its_start_to_its_end() {
     }
     assert_eq!(watched.series(&["mayfly_sandboxes{"]), 0.0);
     assert_eq!(watched.series(&["mayfly_sandboxes_restored_total{"]), 1.0);
-    assert_eq!(watched.series(&["mayfly_worker_exits_total{", "clean"]), 1.0);
+    assert_eq!(
+        watched.series(&["mayfly_worker_exits_total{", "clean"]),
+        1.0
+    );
     let labels = [
         "mayfly_completed_jobs_total{",
         r#"name="sandbox""#,
@@ -317,7 +319,10 @@ async fn clients_that_say_nothing_are_cut_off_and_do_not_keep_others_out_for_lon
     let mut silent = Vec::new();
     for _ in 0..2 * super::listener::CONNECTIONS {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nX:").await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nX:")
+            .await
+            .unwrap();
         silent.push(stream);
     }
     let begun = Instant::now();
@@ -326,4 +331,18 @@ async fn clients_that_say_nothing_are_cut_off_and_do_not_keep_others_out_for_lon
     let mut rest = Vec::new();
     silent[0].read_to_end(&mut rest).await.unwrap();
     assert!(!rest.starts_with(b"HTTP/1.1 2"));
+}
+
+/// Written anew by `MAYFLY_WRITE_DOCS=1 cargo test -p mayfly --lib the_reference`.
+#[test]
+fn the_reference_is_what_is_served() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let table = Metrics::new(&Scope::Organization("acme".into())).reference();
+    let text = page.split("| metric |").next().unwrap();
+    let new = format!("{text}{table}");
+    if std::env::var_os("MAYFLY_WRITE_DOCS").is_some() {
+        std::fs::write(path, &new).unwrap();
+    }
+    assert_eq!(page, new, "docs/metrics.md is not up to date");
 }

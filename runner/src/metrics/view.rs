@@ -43,7 +43,10 @@ impl Metrics {
             let set = |gauge: &IntGaugeVec, number: u32| {
                 gauge.with_label_values(&[&name]).set(i64::from(number));
             };
-            set(&self.pools.ready, u32::from(pool.ready && pool.error.is_none()));
+            set(
+                &self.pools.ready,
+                u32::from(pool.ready && pool.error.is_none()),
+            );
             set(&self.pools.capacity, pool.capacity);
             set(&self.pools.idle_wanted, pool.min_idle);
             set(&self.pools.desired, pool.desired);

@@ -5,3 +5,4 @@
 
 pub mod credentials;
 pub mod state;
+pub mod status;

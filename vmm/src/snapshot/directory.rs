@@ -14,6 +14,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
