@@ -3,8 +3,10 @@
 //! Data flows one way: frames of the VMM -> `stack` (user-space TCP/IP) -> a [`Flow`] that asks for a
 //! connection -> the policy's verdict -> a socket of the host, and a line of the record.
 
+pub mod dns;
 pub mod flow;
 pub mod policy;
 pub mod sniff;
+pub mod stack;
 
 pub use flow::{Flow, Transport};

@@ -1,0 +1,143 @@
+//! Copies between a flow of the guest and a socket of the host, with each end's end passed on.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rustix::net::sockopt::{set_socket_keepalive, set_socket_linger, set_tcp_nodelay};
+use rustix::net::{Shutdown, shutdown};
+use tokio::net::{TcpStream, UdpSocket};
+
+use super::datagrams::GuestDatagrams;
+use super::incoming::{Incoming, Pending, Refusal};
+use super::stream::GuestStream;
+
+/// How long a host may take to answer a connection.
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// Bytes that went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relayed {
+    /// From the guest.
+    pub sent: u64,
+    /// To the guest.
+    pub received: u64,
+}
+
+/// Copies both ways until both directions are over. An end of one direction is passed on alone; a
+/// connection that breaks at one end is reset at the other.
+///
+/// # Errors
+/// The end that broke; both are closed then.
+pub async fn relay(guest: GuestStream, host: TcpStream) -> (Relayed, io::Result<()>) {
+    // Without these it still works.
+    let _ = set_socket_keepalive(&host, true);
+    let _ = set_tcp_nodelay(&host, true);
+    let mut relayed = Relayed::default();
+    let result = tokio::try_join!(
+        to_host(&guest, &host, &mut relayed.sent),
+        to_guest(&guest, &host, &mut relayed.received),
+    );
+    if result.is_err() {
+        guest.reset();
+        // Zero seconds of lingering: the host's peer sees a reset.
+        let _ = set_socket_linger(&host, Some(Duration::ZERO));
+    }
+    (relayed, result.map(|_| ()))
+}
+
+async fn to_host(guest: &GuestStream, host: &TcpStream, count: &mut u64) -> io::Result<()> {
+    loop {
+        match guest.take_with(|bytes| host.try_write(bytes)).await {
+            Ok(0) => return Ok(shutdown(host, Shutdown::Write)?),
+            Ok(sent) => *count += sent as u64,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => host.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn to_guest(guest: &GuestStream, host: &TcpStream, count: &mut u64) -> io::Result<()> {
+    loop {
+        match guest.fill_with(|room| host.try_read(room)).await {
+            Ok(0) => {
+                guest.finish();
+                return Ok(());
+            }
+            Ok(received) => *count += received as u64,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => host.readable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Gives the guest what it asks for, without any policy: connects to `to`, or where the flow says.
+///
+/// # Errors
+/// The host that cannot be reached (the guest was refused), or what ended the flow.
+pub async fn forward(incoming: Incoming, to: Option<SocketAddr>) -> io::Result<Relayed> {
+    let Incoming { flow, pending } = incoming;
+    let to = to.unwrap_or(SocketAddr::new(flow.address, flow.port));
+    match pending {
+        Pending::Stream(pending) => {
+            let connected = tokio::time::timeout(CONNECT, TcpStream::connect(to)).await;
+            let host = match connected.unwrap_or_else(|late| Err(late.into())) {
+                Ok(host) => host,
+                Err(error) => {
+                    pending.refuse(refusal(&error));
+                    return Err(error);
+                }
+            };
+            let guest = pending.accept().await.map_err(io::Error::other)?;
+            let (relayed, result) = relay(guest, host).await;
+            result.map(|()| relayed)
+        }
+        Pending::Datagrams(pending) => {
+            let host = datagram_socket(to).await?;
+            let mut guest = pending.accept().map_err(io::Error::other)?;
+            Ok(relay_datagrams(&mut guest, &host).await)
+        }
+    }
+}
+
+/// How the guest is told that a host cannot be reached.
+#[must_use]
+pub fn refusal(error: &io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Refusal::Reset,
+        _ => Refusal::Unreachable,
+    }
+}
+
+async fn datagram_socket(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(to).await?;
+    Ok(socket)
+}
+
+/// Copies datagrams both ways until the guest's flow is over.
+pub async fn relay_datagrams(guest: &mut GuestDatagrams, host: &UdpSocket) -> Relayed {
+    let mut relayed = Relayed::default();
+    let mut buffer = vec![0; 65_535];
+    loop {
+        tokio::select! {
+            content = guest.recv() => {
+                let Some(content) = content else {
+                    return relayed;
+                };
+                relayed.sent += content.len() as u64;
+                // A host that answers "port unreachable" to one may take the next.
+                let _ = host.send(&content).await;
+            }
+            received = host.recv(&mut buffer) => if let Ok(length) = received {
+                relayed.received += length as u64;
+                // One that is too large for the link is lost.
+                let _ = guest.send(&buffer[..length]);
+            }
+        }
+    }
+}
