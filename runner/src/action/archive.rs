@@ -72,6 +72,15 @@ pub struct Expected {
     pub submodules: Submodules,
 }
 
+/// What is known of files that are not a commit's.
+#[derive(Debug)]
+pub enum OtherFiles {
+    /// These came, and nobody told yet which should have.
+    Unknown(Box<Listing>),
+    /// None of them is in the commit.
+    Foreign,
+}
+
 /// What an archive was found to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified {
@@ -97,8 +106,20 @@ pub enum ArchiveError {
     )]
     Slow(Pace),
     /// The stream ended in the middle.
-    #[error("the archive ends in the middle, after {0} bytes unpacked; try again")]
+    #[error("the archive ends in the middle, after {0} bytes; try again")]
     Truncated(u64),
+    /// The compressed stream ended in the middle.
+    #[error("the archive's gzip stream ends in the middle, after {0} bytes unpacked; try again")]
+    TruncatedGzip(u64),
+    /// The compressed stream is whole, and what it holds is not.
+    #[error(
+        "the archive ends in the middle, after {0} bytes, inside of a gzip stream that is whole: it was cut \
+         before it was packed; use another source"
+    )]
+    Incomplete(u64),
+    /// What came does not begin as an archive.
+    #[error("the archive is no tar stream: {0}")]
+    NoArchive(&'static str),
     /// The compression is damaged.
     #[error("the archive's gzip stream is damaged: {0}; try again, from another source if need be")]
     Gzip(#[source] io::Error),
@@ -153,18 +174,14 @@ pub enum ArchiveError {
         found: CommitId,
     },
     /// The files are not those of the commit.
-    #[error(
-        "the archive's files are git tree {found}, and the commit's tree is {expected}: they were \
-         changed, or the repository's .gitattributes leave files out of archives \
-         (`--mirror` takes them all)"
-    )]
+    #[error("the archive's files are git tree {found}, and the commit's tree is {expected}: {}", other(.files))]
     OtherTree {
         /// The commit's tree.
         expected: TreeId,
         /// The tree of the files that came.
         found: TreeId,
         /// The files that came.
-        files: Box<Listing>,
+        files: OtherFiles,
     },
     /// The files are not those of the commit, and it is known in what.
     #[error("{first}{}", also(*.more))]
@@ -187,6 +204,20 @@ pub enum ArchiveError {
     Write(#[source] io::Error),
 }
 
+/// What to make of files that are not the commit's.
+fn other(files: &OtherFiles) -> &'static str {
+    match files {
+        OtherFiles::Unknown(_) => {
+            "they were changed, or the repository's .gitattributes leave files out of archives (`--mirror` \
+             takes them all); the source does not tell in what they differ"
+        }
+        OtherFiles::Foreign => {
+            "no file of the one is in the other, they are another tree altogether; do not use this source until \
+             you know why"
+        }
+    }
+}
+
 fn also(more: usize) -> String {
     match more {
         0 => String::new(),
@@ -200,14 +231,25 @@ impl ArchiveError {
     /// commit's tree tells it. Of a listing that does not add up to that tree nothing is believed.
     #[must_use]
     pub fn explained(self, listing: &Listing) -> Self {
-        match &self {
-            Self::OtherTree {
-                expected, files, ..
-            } if listing.tree() == *expected => {
-                let difference = listing.difference(files);
-                difference.map_or(self, |(first, more)| Self::Differs { first, more })
-            }
-            _ => self,
+        let Self::OtherTree {
+            expected,
+            found,
+            files: OtherFiles::Unknown(files),
+        } = &self
+        else {
+            return self;
+        };
+        if listing.tree() != *expected {
+            return self;
+        }
+        match listing.difference(files) {
+            Some((first, more)) if listing.shares_a_path(files) => Self::Differs { first, more },
+            Some(_) => Self::OtherTree {
+                expected: *expected,
+                found: *found,
+                files: OtherFiles::Foreign,
+            },
+            None => self,
         }
     }
 }
@@ -236,7 +278,7 @@ pub fn verify(
         return Err(ArchiveError::OtherTree {
             expected: expected.tree,
             found: digests.tree,
-            files: Box::new(files),
+            files: OtherFiles::Unknown(Box::new(files)),
         });
     }
     pass.end(digests.content, expected.content)
@@ -353,7 +395,14 @@ impl<R: Read, W: Write> Pass<R, W> {
     /// The next header; `None` at the two blocks of zeros that end an archive.
     fn header(&mut self) -> Result<Option<tar::Header>, ArchiveError> {
         let mut header = tar::Header::new_old();
-        self.source.exact(header.as_mut_bytes())?;
+        match self.source.exact(header.as_mut_bytes()) {
+            Err(ArchiveError::Truncated(_) | ArchiveError::Incomplete(_)) if self.headers == 0 => {
+                return Err(ArchiveError::NoArchive(
+                    "it ends before the first header does",
+                ));
+            }
+            read => read?,
+        }
         if header.as_bytes().iter().all(|&byte| byte == 0) {
             self.source.exact(header.as_mut_bytes())?;
             return if header.as_bytes().iter().all(|&byte| byte == 0) {
@@ -371,6 +420,9 @@ impl<R: Read, W: Write> Pass<R, W> {
             .sum();
         match header.cksum() {
             Ok(stated) if stated == sum => Ok(Some(header)),
+            _ if self.headers == 1 => Err(ArchiveError::NoArchive(
+                "what should be its first header has another check sum",
+            )),
             _ => Err(self.broken("is damaged: its check sum is another")),
         }
     }

@@ -156,6 +156,8 @@ fn changed_bytes() -> Vec<Tampered> {
     let mut other = Vec::new();
     commit(&mut other, &"1".repeat(40));
     let half = gzip(&tar[..tar.len() / 2]);
+    let cut = gzip(&tar);
+    let cut = cut[..cut.len() / 2].to_vec();
     [
         (
             "flipped byte in a file",
@@ -179,7 +181,11 @@ fn changed_bytes() -> Vec<Tampered> {
             ended(mode),
             "\"action.yml\" has the mode 100755, and 100644",
         ),
-        ("wrong tree", ended(tree), "\"README.md\" was added"),
+        (
+            "wrong tree",
+            ended(tree),
+            "they are another tree altogether",
+        ),
         ("other commit", ended(other), "says that it is commit 1111"),
         (
             "truncated",
@@ -189,12 +195,22 @@ fn changed_bytes() -> Vec<Tampered> {
         (
             "truncated before it was compressed",
             half,
-            "ends in the middle",
+            "it was cut before it was packed",
+        ),
+        (
+            "truncated, compressed",
+            cut,
+            "gzip stream ends in the middle",
         ),
         (
             "no archive at all",
             b"<!DOCTYPE html>".to_vec(),
-            "ends in the middle",
+            "no tar stream: it ends before the first header",
+        ),
+        (
+            "something long that is no archive",
+            "<!DOCTYPE html>".repeat(100).into_bytes(),
+            "no tar stream: what should be its first header",
         ),
     ]
     .map(|(name, archive, why)| Tampered { name, archive, why })

@@ -72,11 +72,20 @@ impl<R: Read> Source<R> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.some(&mut buffer[filled..])? {
-                0 => return Err(ArchiveError::Truncated(self.unpacked)),
+                0 => return Err(self.ended()),
                 read => filled += read,
             }
         }
         Ok(())
+    }
+
+    /// Why there is no more.
+    fn ended(&self) -> ArchiveError {
+        match &self.stream {
+            Stream::Plain(_) => ArchiveError::Truncated(self.unpacked),
+            // Its own end was found, or this would be an error of the stream.
+            Stream::Gzip(_) => ArchiveError::Incomplete(self.unpacked),
+        }
     }
 
     /// Reads what is left, which must be zeros and, compressed, the end of the only gzip stream.
@@ -129,7 +138,7 @@ fn failure(error: io::Error, unpacked: u64, limits: Limits) -> ArchiveError {
         return ArchiveError::Slow(pace);
     }
     match error.kind() {
-        ErrorKind::UnexpectedEof => ArchiveError::Truncated(unpacked),
+        ErrorKind::UnexpectedEof => ArchiveError::TruncatedGzip(unpacked),
         ErrorKind::FileTooLarge => ArchiveError::Packed(limits.packed),
         ErrorKind::InvalidData | ErrorKind::InvalidInput => ArchiveError::Gzip(error),
         _ => ArchiveError::Read(error),

@@ -134,7 +134,7 @@ async fn a_damaged_action_is_never_read_to_an_end_and_adding_it_mends_it() {
         (flipped, "is locked"),
         (longer, "after its end"),
         (shorter, "ends in the middle"),
-        (Vec::new(), "ends in the middle"),
+        (Vec::new(), "ends before the first header"),
     ] {
         fs::write(&path, &damaged).unwrap();
         for error in [

@@ -84,6 +84,13 @@ impl Listing {
         self.0.tree_id()
     }
 
+    /// Whether both have a file of the same path.
+    #[must_use]
+    pub fn shares_a_path(&self, other: &Self) -> bool {
+        let mut paths = self.0.files.keys();
+        paths.any(|path| other.0.files.contains_key(path))
+    }
+
     /// The first file, by its path, in which `found` is another than this, and the number of others.
     #[must_use]
     pub fn difference(&self, found: &Self) -> Option<(Difference, usize)> {

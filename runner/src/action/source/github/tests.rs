@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::action::archive::samples;
 use crate::action::fetch::{FetchError, fetch};
 use crate::action::fixture::{FakeGitHub, Repositories, git};
 use crate::action::loopback::{Reply, Server};
@@ -194,6 +195,56 @@ async fn a_commit_of_a_fork_is_not_one_of_the_repository() {
             .await
             .is_ok()
     );
+}
+
+/// An archive on the way from GitHub is held against the API's listing of the commit, so that what was done
+/// to it is told.
+#[tokio::test]
+async fn what_was_done_to_an_archive_is_told_and_the_store_stays_as_it_was() {
+    let world = World::new();
+    let files: [(&str, &str); 2] = [
+        ("action.yml", "name: honest\n"),
+        ("run.sh", "echo honest\n"),
+    ];
+    let commit = world.repositories.commit("octo/tool", &files, &["v1"]);
+    let commit: CommitId = commit.parse().unwrap();
+    let build = |entries: &[(&str, u32, &str)]| {
+        let mut tar = Vec::new();
+        samples::commit(&mut tar, &commit.hex());
+        for (path, mode, content) in entries {
+            samples::file(&mut tar, &format!("t/{path}"), *mode, content.as_bytes());
+        }
+        samples::gzip(&samples::ended(tar))
+    };
+    let [manifest, script] = files.map(|(path, content)| (path, 0o644, content));
+    for (entries, why) in [
+        (
+            vec![manifest, ("run.sh", 0o644, "echo hones!\n")],
+            "the content of \"run.sh\" was changed",
+        ),
+        (
+            vec![manifest, ("run.sh", 0o755, files[1].1)],
+            "\"run.sh\" has the mode 100755, and 100644",
+        ),
+        (
+            vec![manifest, script, ("more", 0o644, "x")],
+            "the file \"more\" was added",
+        ),
+        (vec![manifest], "\"run.sh\" is missing"),
+        (vec![("other", 0o644, "x")], "another tree altogether"),
+    ] {
+        *world.fake.instead.lock().unwrap() = Some(build(&entries));
+        let store = world.store();
+        let error = fetch(&world.github(), &store, &name(), commit, None)
+            .await
+            .unwrap_err();
+        let said = error.to_string();
+        assert!(error.is_tampering() && said.contains(why), "{said}");
+        assert_eq!(store.list().unwrap(), []);
+    }
+    *world.fake.instead.lock().unwrap() = Some(build(&[manifest, script]));
+    let proven = fetch(&world.github(), &world.store(), &name(), commit, None).await;
+    assert!(proven.is_ok(), "{proven:?}");
 }
 
 /// An answer, and a part of what is said of it.
