@@ -6,6 +6,8 @@
 pub mod dns;
 pub mod flow;
 pub mod policy;
+pub mod proxy;
+pub mod record;
 pub mod sniff;
 pub mod stack;
 

@@ -34,6 +34,6 @@ pub use level::{Level, Mode};
 pub use path::PathPattern;
 pub use preset::Preset;
 pub use request::{Decision, Needs, Request, Seen, Verdict};
-pub use rule::{Effect, Rule};
+pub use rule::{Effect, Rule, is_web_port};
 pub use secret::{Inject, SecretBinding};
 pub use section::Section;

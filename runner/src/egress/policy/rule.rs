@@ -128,6 +128,12 @@ impl WrittenRule {
     }
 }
 
+/// Whether TLS or HTTP is expected at a port.
+#[must_use]
+pub fn is_web_port(port: u16) -> bool {
+    WEB_PORTS.contains(&port)
+}
+
 /// Ports on which TLS and HTTP are expected.
 const WEB_PORTS: [u16; 4] = [80, 443, 8080, 8443];
 
