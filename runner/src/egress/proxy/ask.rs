@@ -1,25 +1,20 @@
 //! One flow before the policy, and what becomes of it in the record.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
-};
+use std::time::Instant;
 
 use crate::egress::{
     Flow, Transport,
     policy::{self, Decision, Needs, Request, Seen, Verdict},
     record::{Answer, Line},
     sniff::Beginning,
+    stack::Counts,
 };
 
 use super::{Egress, now, shown, steps::Entered};
 
-/// Bytes that went through so far.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) sent: AtomicU64,
-    pub(super) received: AtomicU64,
-}
+/// Why what says nothing does not pass.
+const SILENT: &str =
+    "it did not say what it is (TLS, HTTP), and no rule with `protocol = \"tcp\"` allows it";
 
 /// A flow that is being judged.
 pub(super) struct Asked<'a> {
@@ -32,6 +27,8 @@ pub(super) struct Asked<'a> {
     began: Instant,
     time: String,
     pub(super) counts: Counts,
+    /// The latest verdict.
+    pub(super) decision: Decision,
     /// What the stream said.
     name: Option<String>,
     protocol: &'static str,
@@ -47,26 +44,35 @@ impl Egress {
                 names.push(name);
             }
         }
-        Asked {
+        let (protocol, seen) = match (flow.transport, flow.port) {
+            (Transport::Tcp, _) => ("tcp", Seen::Nothing),
+            (Transport::Udp, 443) => ("quic", Seen::Other),
+            (Transport::Udp, 123) => ("ntp", Seen::Other),
+            (Transport::Udp, 53) => ("dns", Seen::Other),
+            (Transport::Udp, _) => ("udp", Seen::Other),
+        };
+        let mut asked = Asked {
             host_side: (self.inner.host_side)(flow.address),
             entered: self.inner.steps.enter(),
             began: Instant::now(),
             time: now(),
             counts: Counts::default(),
-            name: None,
-            protocol: match (flow.transport, flow.port) {
-                (Transport::Tcp, _) => "tcp",
-                (Transport::Udp, 443) => "quic",
-                (Transport::Udp, 123) => "ntp",
-                (Transport::Udp, 53) => "dns",
-                (Transport::Udp, _) => "udp",
+            decision: Decision {
+                verdict: Verdict::Deny,
+                rule: None,
+                why: String::new(),
+                needs: Needs::Nothing,
             },
+            name: None,
+            protocol,
             method: None,
             path: None,
             egress: self,
             names,
             flow,
-        }
+        };
+        asked.decision = asked.decide(seen);
+        asked
     }
 }
 
@@ -86,8 +92,8 @@ impl Asked<'_> {
     }
 
     /// Takes over what a stream said of itself, and judges it.
-    pub(super) fn hear(&mut self, beginning: &Beginning) -> Decision {
-        match beginning {
+    pub(super) fn hear(&mut self, beginning: &Beginning) {
+        self.decision = match beginning {
             Beginning::Tls(hello) => {
                 self.protocol = "tls";
                 self.name.clone_from(&hello.name);
@@ -108,15 +114,17 @@ impl Asked<'_> {
                     target: &head.target,
                 })
             }
-            Beginning::Other => self.decide(Seen::Other),
-            Beginning::Silent => {
-                let mut decision = self.decide(Seen::Other);
-                if decision.verdict == Verdict::Deny && decision.rule.is_none() {
-                    decision.why = "it did not say what it is (TLS, HTTP), and no rule with `protocol = \"tcp\"` allows it".into();
-                }
-                decision
-            }
+            Beginning::Other | Beginning::Silent => self.decide(Seen::Other),
+        };
+        let silent = *beginning == Beginning::Silent && self.decision.rule.is_none();
+        if silent && self.decision.verdict == Verdict::Deny {
+            self.decision.why = SILENT.into();
         }
+    }
+
+    /// Whether more must be known of its stream than address and names.
+    pub(super) fn wants_beginning(&self) -> bool {
+        self.decision.needs != Needs::Nothing || policy::is_web_port(self.flow.port)
     }
 
     /// Whether it would pass whatever its stream is.
@@ -132,12 +140,13 @@ impl Asked<'_> {
     }
 
     /// Writes down what became of it.
-    pub(super) fn end(self, decision: &Decision, answer: Option<Answer>) {
-        let line = self.line(decision, answer);
+    pub(super) fn end(self, answer: Option<Answer>) {
+        let line = self.line(answer);
         self.egress.inner.record.add(line);
     }
 
-    fn line(&self, decision: &Decision, answer: Option<Answer>) -> Line {
+    fn line(&self, answer: Option<Answer>) -> Line {
+        let relayed = self.counts.relayed();
         Line {
             time: self.time.clone(),
             connection: self.flow.id,
@@ -151,20 +160,15 @@ impl Asked<'_> {
             protocol: self.protocol.to_owned(),
             method: self.method.clone(),
             path: self.path.clone(),
-            sent: self.counts.sent.load(Ordering::Relaxed),
-            received: self.counts.received.load(Ordering::Relaxed),
+            sent: relayed.sent,
+            received: relayed.received,
             seconds: self.began.elapsed().as_millis() as f64 / 1000.0,
-            verdict: decision.verdict,
-            rule: decision.rule.clone(),
-            why: decision.why.clone(),
+            verdict: self.decision.verdict,
+            rule: self.decision.rule.clone(),
+            why: self.decision.why.clone(),
             answer,
         }
     }
-}
-
-/// Whether more must be known than address and names.
-pub(super) fn wants_beginning(decision: &Decision, port: u16) -> bool {
-    decision.needs != Needs::Nothing || policy::is_web_port(port)
 }
 
 /// Queries hold tokens more often than paths do; they belong into no record.

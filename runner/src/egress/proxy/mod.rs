@@ -5,9 +5,9 @@
 //! each request.
 
 mod ask;
-mod copy;
 mod dial;
 mod open;
+mod serve;
 mod steps;
 #[cfg(test)]
 mod tests;

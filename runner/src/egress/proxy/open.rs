@@ -1,6 +1,6 @@
 //! From a stream of the guest to a socket of the host, by what the stream says of itself.
 
-use std::{io, net::SocketAddr, sync::atomic::Ordering};
+use std::{io, net::SocketAddr};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::egress::{
-    policy::{Decision, Needs, Verdict},
+    policy::{Needs, Verdict},
     record::Answer,
     sniff::{Beginning, sniff},
 };
@@ -21,15 +21,14 @@ const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 /// What became of a stream.
 pub(super) enum Opened {
     /// The host's side, which has the stream's first bytes already.
-    Host(TcpStream, Decision),
-    /// TLS that the worker is to end: the host's side, which has nothing yet, and the hello.
-    Tls(TcpStream, Vec<u8>, Decision),
-    /// Requests without TLS, each to be judged: the host's side, which has nothing yet, and the first.
-    Requests(TcpStream, Vec<u8>, Decision),
-    /// It does not pass; the guest was told.
-    Denied(Decision),
+    Host(TcpStream),
+    /// It does not pass; the guest was told, if there are words for it.
+    Denied {
+        /// Whether it was.
+        told: bool,
+    },
     /// It passes, but there is nobody.
-    Unreachable(io::Error, Decision),
+    Unreachable(io::Error),
 }
 
 impl Egress {
@@ -48,40 +47,29 @@ impl Egress {
             bounds.hello
         };
         let sniffed = sniff(guest, patience).await?;
-        let mut decision = asked.hear(&sniffed.beginning);
-        if decision.verdict.passes() && decision.needs == Needs::Requests && !self.looks_within() {
+        asked.hear(&sniffed.beginning);
+        let decision = &mut asked.decision;
+        if decision.verdict.passes() && decision.needs == Needs::Requests {
             decision.verdict = Verdict::Deny;
             decision.why = "a rule looks into its TLS, which this sandbox cannot".into();
         }
         if !decision.verdict.passes() {
-            farewell(guest, &sniffed.beginning, &decision.why).await;
-            return Ok(Opened::Denied(decision));
+            let told = farewell(guest, &sniffed.beginning, &decision.why).await;
+            return Ok(Opened::Denied { told });
         }
         let mut host = match self.dial(asked).await {
             Ok(host) => host,
-            Err(error) => return Ok(Opened::Unreachable(error, decision)),
+            Err(error) => return Ok(Opened::Unreachable(error)),
         };
-        if decision.needs == Needs::Requests {
-            return Ok(Opened::Tls(host, sniffed.bytes, decision));
-        }
-        if matches!(sniffed.beginning, Beginning::Http(_)) && self.looks_within() {
-            return Ok(Opened::Requests(host, sniffed.bytes, decision));
-        }
         host.write_all(&sniffed.bytes).await?;
-        let count = sniffed.bytes.len() as u64;
-        asked.counts.sent.fetch_add(count, Ordering::Relaxed);
-        Ok(Opened::Host(host, decision))
+        asked.counts.add_sent(sniffed.bytes.len());
+        Ok(Opened::Host(host))
     }
 
     /// Connects to where the flow goes, and nowhere else.
     pub(super) async fn dial(&self, asked: &Asked<'_>) -> io::Result<TcpStream> {
         let to = SocketAddr::new(asked.flow.address, asked.flow.port);
         dial::connect(to, self.inner.bounds.connect).await
-    }
-
-    /// Whether requests can be judged one by one.
-    fn looks_within(&self) -> bool {
-        false
     }
 }
 
@@ -91,7 +79,7 @@ pub(super) fn unreachable(error: &io::Error) -> Answer {
 }
 
 /// Tells the guest in its own protocol, as far as there are words for it. It may be gone already.
-async fn farewell(guest: &mut (impl AsyncWrite + Unpin), beginning: &Beginning, why: &str) {
+async fn farewell(guest: &mut (impl AsyncWrite + Unpin), beginning: &Beginning, why: &str) -> bool {
     let words = match beginning {
         Beginning::Tls(_) => ALERT.to_vec(),
         Beginning::Http(_) => {
@@ -102,8 +90,9 @@ async fn farewell(guest: &mut (impl AsyncWrite + Unpin), beginning: &Beginning, 
             )
             .into_bytes()
         }
-        Beginning::Other | Beginning::Silent => return,
+        Beginning::Other | Beginning::Silent => return false,
     };
     let _ = guest.write_all(&words).await;
     let _ = guest.shutdown().await;
+    true
 }

@@ -13,7 +13,7 @@ use crate::egress::{
     record::{Line, Record, RecordFile, read},
 };
 
-use super::{Bounds, Egress, ask::Asked, copy, open::Opened};
+use super::{Bounds, Egress, ask::Asked, open::Opened};
 
 /// A network that takes loopback for the outside, and its record.
 struct Lab {
@@ -78,20 +78,21 @@ async fn through(lab: &Lab, mut asked: Asked<'_>, bytes: &[u8]) -> (Vec<u8>, Ver
     let (mut guest, mut worker): (DuplexStream, _) = tokio::io::duplex(64 << 10);
     guest.write_all(bytes).await.unwrap();
     guest.shutdown().await.unwrap();
-    let verdict = match lab.egress.open(&mut asked, &mut worker).await.unwrap() {
-        Opened::Host(mut host, decision) => {
-            copy::both(&mut worker, &mut host, &asked.counts)
+    match lab.egress.open(&mut asked, &mut worker).await.unwrap() {
+        Opened::Host(mut host) => {
+            let copied = tokio::io::copy_bidirectional(&mut worker, &mut host)
                 .await
                 .unwrap();
-            asked.end(&decision, None);
-            decision.verdict
+            asked.counts.add_sent(usize::try_from(copied.0).unwrap());
+            asked
+                .counts
+                .add_received(usize::try_from(copied.1).unwrap());
         }
-        Opened::Denied(decision) => {
-            asked.end(&decision, None);
-            decision.verdict
-        }
-        Opened::Tls(..) | Opened::Requests(..) | Opened::Unreachable(..) => panic!("not opened"),
-    };
+        Opened::Denied { .. } => {}
+        Opened::Unreachable(error) => panic!("{error}"),
+    }
+    let verdict = asked.decision.verdict;
+    asked.end(None);
     drop(worker);
     let mut got = Vec::new();
     guest.read_to_end(&mut got).await.unwrap();
@@ -229,9 +230,9 @@ async fn a_host_that_is_not_there_is_told_apart_from_a_denial() {
     guest.write_all(REQUEST).await.unwrap();
     let mut asked = lab.asked(to, &["a.example.com"]);
     let opened = lab.egress.open(&mut asked, &mut worker).await.unwrap();
-    let Opened::Unreachable(error, decision) = opened else {
+    let Opened::Unreachable(error) = opened else {
         panic!("opened");
     };
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-    assert_eq!(decision.verdict, Verdict::Allow);
+    assert_eq!(asked.decision.verdict, Verdict::Allow);
 }

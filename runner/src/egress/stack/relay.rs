@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_keepalive, set_socket_linger, set_tcp_nodelay};
@@ -24,47 +25,74 @@ pub struct Relayed {
     pub received: u64,
 }
 
+/// Bytes that went through so far; may be read while it goes on.
+#[derive(Debug, Default)]
+pub struct Counts {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Counts {
+    /// Adds bytes from the guest.
+    pub fn add_sent(&self, count: usize) {
+        self.sent.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Adds bytes to the guest.
+    pub fn add_received(&self, count: usize) {
+        self.received.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// What went through so far.
+    #[must_use]
+    pub fn relayed(&self) -> Relayed {
+        Relayed {
+            sent: self.sent.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Copies both ways until both directions are over. An end of one direction is passed on alone; a
 /// connection that breaks at one end is reset at the other.
 ///
 /// # Errors
 /// The end that broke; both are closed then.
-pub async fn relay(guest: GuestStream, host: TcpStream) -> (Relayed, io::Result<()>) {
+pub async fn relay(guest: GuestStream, host: TcpStream, counts: &Counts) -> io::Result<()> {
     // Without these it still works.
     let _ = set_socket_keepalive(&host, true);
     let _ = set_tcp_nodelay(&host, true);
-    let mut relayed = Relayed::default();
     let result = tokio::try_join!(
-        to_host(&guest, &host, &mut relayed.sent),
-        to_guest(&guest, &host, &mut relayed.received),
+        to_host(&guest, &host, counts),
+        to_guest(&guest, &host, counts),
     );
     if result.is_err() {
         guest.reset();
         // Zero seconds of lingering: the host's peer sees a reset.
         let _ = set_socket_linger(&host, Some(Duration::ZERO));
     }
-    (relayed, result.map(|_| ()))
+    result.map(|_| ())
 }
 
-async fn to_host(guest: &GuestStream, host: &TcpStream, count: &mut u64) -> io::Result<()> {
+async fn to_host(guest: &GuestStream, host: &TcpStream, counts: &Counts) -> io::Result<()> {
     loop {
         match guest.take_with(|bytes| host.try_write(bytes)).await {
             Ok(0) => return Ok(shutdown(host, Shutdown::Write)?),
-            Ok(sent) => *count += sent as u64,
+            Ok(sent) => counts.add_sent(sent),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => host.writable().await?,
             Err(error) => return Err(error),
         }
     }
 }
 
-async fn to_guest(guest: &GuestStream, host: &TcpStream, count: &mut u64) -> io::Result<()> {
+async fn to_guest(guest: &GuestStream, host: &TcpStream, counts: &Counts) -> io::Result<()> {
     loop {
         match guest.fill_with(|room| host.try_read(room)).await {
             Ok(0) => {
                 guest.finish();
                 return Ok(());
             }
-            Ok(received) => *count += received as u64,
+            Ok(received) => counts.add_received(received),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => host.readable().await?,
             Err(error) => return Err(error),
         }
@@ -89,13 +117,16 @@ pub async fn forward(incoming: Incoming, to: Option<SocketAddr>) -> io::Result<R
                 }
             };
             let guest = pending.accept().await.map_err(io::Error::other)?;
-            let (relayed, result) = relay(guest, host).await;
-            result.map(|()| relayed)
+            let counts = Counts::default();
+            relay(guest, host, &counts).await?;
+            Ok(counts.relayed())
         }
         Pending::Datagrams(pending) => {
             let host = datagram_socket(to).await?;
             let mut guest = pending.accept().map_err(io::Error::other)?;
-            Ok(relay_datagrams(&mut guest, &host).await)
+            let counts = Counts::default();
+            relay_datagrams(&mut guest, &host, &counts).await;
+            Ok(counts.relayed())
         }
     }
 }
@@ -120,21 +151,20 @@ async fn datagram_socket(to: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Copies datagrams both ways until the guest's flow is over.
-pub async fn relay_datagrams(guest: &mut GuestDatagrams, host: &UdpSocket) -> Relayed {
-    let mut relayed = Relayed::default();
+pub async fn relay_datagrams(guest: &mut GuestDatagrams, host: &UdpSocket, counts: &Counts) {
     let mut buffer = vec![0; 65_535];
     loop {
         tokio::select! {
             content = guest.recv() => {
                 let Some(content) = content else {
-                    return relayed;
+                    return;
                 };
-                relayed.sent += content.len() as u64;
+                counts.add_sent(content.len());
                 // A host that answers "port unreachable" to one may take the next.
                 let _ = host.send(&content).await;
             }
             received = host.recv(&mut buffer) => if let Ok(length) = received {
-                relayed.received += length as u64;
+                counts.add_received(length);
                 // One that is too large for the link is lost.
                 let _ = guest.send(&buffer[..length]);
             }

@@ -1,0 +1,145 @@
+//! The sandbox's flows, one task each, from the question to the last byte.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::task::JoinSet;
+
+use crate::egress::{
+    record::Answer,
+    stack::{
+        Incoming, IncomingReceiver, Pending, PendingDatagrams, PendingStream, Refusal, refusal,
+        relay, relay_datagrams,
+    },
+};
+
+use super::{
+    Egress,
+    ask::Asked,
+    dial,
+    open::{Opened, unreachable},
+};
+
+/// How long connections may take to end after their machine is gone.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+impl Egress {
+    /// Takes flows until the machine is gone.
+    pub async fn serve(self, mut incoming: IncomingReceiver) {
+        let mut flows = JoinSet::new();
+        loop {
+            tokio::select! {
+                next = incoming.recv() => match next {
+                    Some(next) => {
+                        let egress = self.clone();
+                        flows.spawn(async move { egress.one(next).await });
+                    }
+                    None => break,
+                },
+                // One that panicked ends alone.
+                Some(_) = flows.join_next(), if !flows.is_empty() => {}
+            }
+        }
+        let rest = async { while flows.join_next().await.is_some() {} };
+        // What is over time is dropped with the set.
+        let _ = tokio::time::timeout(LAST_WORDS, rest).await;
+    }
+
+    async fn one(&self, incoming: Incoming) {
+        let Incoming { flow, pending } = incoming;
+        let mut asked = self.ask(flow);
+        if !asked.decision.verdict.passes() {
+            pending.refuse(Refusal::Unreachable);
+            return asked.end(None);
+        }
+        let Ok(_socket) = self.inner.sockets.try_acquire() else {
+            pending.refuse(Refusal::Unreachable);
+            let bound = self.inner.bounds.sockets;
+            let words = format!("the sandbox has {bound} connections already");
+            return asked.end(Some(Answer::Unreachable(words)));
+        };
+        let closed = asked.entered.closed.clone();
+        let answer = tokio::select! {
+            biased;
+            // The streams are dropped with the other branch, which resets them.
+            () = closed.cancelled() => Some(Answer::StepEnded),
+            answer = self.carry(&mut asked, pending) => answer,
+        };
+        asked.end(answer);
+    }
+
+    async fn carry(&self, asked: &mut Asked<'_>, pending: Pending) -> Option<Answer> {
+        let to = SocketAddr::new(asked.flow.address, asked.flow.port);
+        if let Err(error) = dial::has_route(to).await {
+            pending.refuse(Refusal::Unreachable);
+            return Some(unreachable(&error));
+        }
+        match pending {
+            Pending::Stream(pending) if asked.wants_beginning() => self.heard(asked, pending).await,
+            Pending::Stream(pending) => self.unheard(asked, pending).await,
+            Pending::Datagrams(pending) => datagrams(asked, to, pending).await,
+        }
+    }
+
+    /// A stream that says first what it is.
+    async fn heard(&self, asked: &mut Asked<'_>, pending: PendingStream) -> Option<Answer> {
+        let mut guest = match pending.accept().await {
+            Ok(guest) => guest,
+            Err(error) => return Some(Answer::Broken(error.to_string())),
+        };
+        match self.open(asked, &mut guest).await {
+            Ok(Opened::Host(host)) => broken(relay(guest, host, &asked.counts).await),
+            Ok(Opened::Denied { told }) => {
+                if !told {
+                    guest.reset();
+                }
+                None
+            }
+            Ok(Opened::Unreachable(error)) => {
+                guest.reset();
+                Some(unreachable(&error))
+            }
+            Err(error) => {
+                guest.reset();
+                broken(Err(error))
+            }
+        }
+    }
+
+    /// A stream of which nothing need be known: the guest hears what the host says to its first segment.
+    async fn unheard(&self, asked: &mut Asked<'_>, pending: PendingStream) -> Option<Answer> {
+        let host = match self.dial(asked).await {
+            Ok(host) => host,
+            Err(error) => {
+                pending.refuse(refusal(&error));
+                return Some(unreachable(&error));
+            }
+        };
+        match pending.accept().await {
+            Ok(guest) => broken(relay(guest, host, &asked.counts).await),
+            Err(error) => Some(Answer::Broken(error.to_string())),
+        }
+    }
+}
+
+async fn datagrams(asked: &Asked<'_>, to: SocketAddr, pending: PendingDatagrams) -> Option<Answer> {
+    let host = match dial::datagrams(to).await {
+        Ok(host) => host,
+        Err(error) => {
+            pending.refuse(refusal(&error));
+            return Some(unreachable(&error));
+        }
+    };
+    match pending.accept() {
+        Ok(mut guest) => {
+            relay_datagrams(&mut guest, &host, &asked.counts).await;
+            None
+        }
+        Err(error) => Some(Answer::Broken(error.to_string())),
+    }
+}
+
+fn broken(result: io::Result<()>) -> Option<Answer> {
+    result
+        .err()
+        .map(|error| Answer::Broken(dial::words(&error)))
+}
