@@ -1,15 +1,25 @@
 //! `mayfly serve`: the supervisor.
 
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use mayfly_images::store::ImageStore;
 use serde::Serialize;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+};
 
 use super::{CommandResult, Exit, Failure, kvm};
 use crate::{
     config::{self, CredentialFiles, Installation, Problem, ServeConfig},
-    supervisor::credentials,
+    metrics::{Listener, Metrics},
+    supervisor::{Order, Program, Setup, Supervisor, Times, credentials, status::StatusSocket},
 };
 
 /// Serves GitHub: registers runners, gives each job a worker process and a sandbox of its own.
@@ -47,12 +57,75 @@ pub fn serve(args: &ServeArgs, mode: kvm::KvmMode) -> CommandResult {
     }
     let config = checked.map_err(|problems| wrong(&problems))?;
     kvm::ensure(mode)?;
-    let _ = config;
-    Err(anyhow::anyhow!("`mayfly serve` only checks its configuration so far").into())
+    let installation = Installation::locate()?;
+    super::runtime()?.block_on(async {
+        let (orders, received) = orders()?;
+        let metrics = Metrics::new(&config.github.scope);
+        let listen = config.metrics;
+        let folder = installation.serve_folder();
+        let supervisor = Supervisor::new(Setup {
+            config,
+            folder: folder.clone(),
+            program: program(&file)?,
+            times: Times::default(),
+            observers: vec![metrics.observer()],
+        })?;
+        let state = supervisor.state();
+        let status = StatusSocket::bind(&folder)?.serve(Arc::clone(&state));
+        let mut asked = vec![tokio::spawn(status)];
+        if let Some(address) = listen {
+            asked.push(tokio::spawn(
+                Listener::bind(address).await?.serve(metrics, state),
+            ));
+        }
+        let served = supervisor.run(received, || self::checked(&file)).await;
+        drop(orders);
+        for task in asked {
+            task.abort();
+            // What it holds, like the socket's file, is gone when it is.
+            let _ = task.await;
+        }
+        served?;
+        Ok(Exit::Success)
+    })
+}
+
+/// Signals as orders.
+fn orders() -> io::Result<(JoinHandle<()>, mpsc::Receiver<Order>)> {
+    let (sender, receiver) = mpsc::channel(8);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let task = tokio::spawn(async move {
+        loop {
+            let order = tokio::select! {
+                _ = hangup.recv() => Order::Reload,
+                _ = terminate.recv() => Order::End,
+                _ = interrupt.recv() => Order::End,
+            };
+            if sender.send(order).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok((task, receiver))
+}
+
+/// Workers are this very program.
+fn program(config: &Path) -> io::Result<Program> {
+    Ok(Program {
+        path: std::env::current_exe()?,
+        arguments: vec!["worker".into()],
+        variables: vec![
+            // Known to be usable by now; a worker must not become an emulated machine.
+            ("MAYFLY_KVM".into(), "require".into()),
+            ("MAYFLY_CONFIG".into(), std::path::absolute(config)?.into()),
+        ],
+    })
 }
 
 /// The configuration, if it, the credentials it names and its images are as they must be.
-fn checked(file: &std::path::Path) -> Result<ServeConfig, Vec<Problem>> {
+fn checked(file: &Path) -> Result<ServeConfig, Vec<Problem>> {
     let config = ServeConfig::read(file)?;
     let mut problems = Vec::new();
     let mut wrong = |key: &str, what: String| {

@@ -179,7 +179,7 @@ fn credentials(mut f: Fields) -> Result<Credentials, JitError> {
 }
 
 /// An address that ends with a slash, so that names are resolved below it.
-pub(super) fn base(text: &str) -> Result<Url, &'static str> {
+pub(in crate::github) fn base(text: &str) -> Result<Url, &'static str> {
     let mut url = web(text)?;
     if !url.path().ends_with('/') {
         let path = format!("{}/", url.path());
@@ -189,7 +189,7 @@ pub(super) fn base(text: &str) -> Result<Url, &'static str> {
 }
 
 /// An address that a token may be sent to: HTTPS, or plain HTTP to this machine itself.
-pub(super) fn web(text: &str) -> Result<Url, &'static str> {
+pub(in crate::github) fn web(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "is not a URL")?;
     match url.scheme() {
         "https" => Ok(url),

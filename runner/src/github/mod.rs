@@ -14,6 +14,7 @@ pub mod pause;
 pub mod report;
 pub mod rest;
 pub mod run_service;
+pub mod scale_set;
 pub mod token;
 mod told;
 pub mod worker;

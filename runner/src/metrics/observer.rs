@@ -57,6 +57,8 @@ impl Metrics {
             } => self.protocol_error(endpoint, kind),
             // Read from the state when it is asked for.
             Happening::RateLimit(_) => {}
+            Happening::OrphanRemoved(pool) => self.orphans_removed(pool, 1),
+            Happening::Reloaded(ok) => self.reloaded(*ok),
         }
     }
 

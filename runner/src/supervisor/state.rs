@@ -180,6 +180,10 @@ pub enum Happening<'a> {
     },
     /// GitHub said how many requests it still allows.
     RateLimit(RateLimit),
+    /// Runners without workers were removed at GitHub.
+    OrphanRemoved(&'a str),
+    /// The configuration was read anew, and taken or not.
+    Reloaded(bool),
 }
 
 /// Is told of all that happens, at once and on the thread where it does: it must not wait.
@@ -234,7 +238,8 @@ impl State {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, happening: &Happening<'_>) {
+    /// Tells all who want to know.
+    pub fn tell(&self, happening: &Happening<'_>) {
         for observer in &self.observers {
             observer(happening);
         }
@@ -304,6 +309,14 @@ impl State {
                 }
             })
             .collect();
+    }
+
+    /// A pool serves, or does not, and why.
+    pub fn serves(&self, name: &str, error: Option<String>) {
+        self.pool(name, |pool| {
+            pool.ready = pool.ready || error.is_none();
+            pool.error = error;
+        });
     }
 
     /// Changes what is known of a pool.
