@@ -362,6 +362,7 @@ async fn what_does_not_pass_ends_the_worker_with_its_own_error() {
         times,
         status,
         body,
+        headers: Vec::new(),
     };
     type Check = fn(&WorkerError) -> bool;
     let table: [(Fault, Check); 5] = [

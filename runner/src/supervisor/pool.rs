@@ -74,6 +74,31 @@ impl Shared {
         let _ = timeout(limit, futures_util::future::join_all(tasks)).await;
     }
 
+    /// Ends a worker without a job. GitHub is asked first, so that none ends that has got one just now;
+    /// whether it ends.
+    ///
+    /// # Errors
+    /// [`SourceError`]; it then goes on.
+    pub async fn dismiss(&self, worker: &WorkerView) -> Result<bool, SourceError> {
+        let (crew, name) = (&self.crew, &worker.runner_name);
+        // A worker may see that its runner is gone before we can tell it to end.
+        crew.state.worker_state(name, WorkerState::Stopping);
+        match self.remove(&leftover(worker)).await {
+            Ok(Removed::Yes | Removed::Gone) => {
+                crew.stop(name);
+                Ok(true)
+            }
+            Ok(Removed::Busy) => {
+                crew.state.worker_state(name, WorkerState::Busy);
+                Ok(false)
+            }
+            Err(error) => {
+                crew.state.worker_state(name, worker.state);
+                Err(error)
+            }
+        }
+    }
+
     /// Removes a runner, unless it has a job.
     ///
     /// # Errors
@@ -224,7 +249,7 @@ impl PoolTask {
             crew.state
                 .pool(&self.pool.name, |pool| pool.desired = plan.desired);
             for name in &plan.retire {
-                self.retire(source, name).await;
+                self.retire(name).await;
             }
             if plan.start > 0 && Instant::now() >= self.not_before {
                 self.start(source).await;
@@ -415,19 +440,15 @@ impl PoolTask {
     }
 
     /// Ends an idle worker, unless GitHub has given it a job meanwhile.
-    async fn retire(&self, source: &Source, name: &str) {
-        let crew = &self.shared.crew;
-        let workers = crew.state.workers_of(&self.pool.name);
-        let Some(worker) = workers.iter().find(|worker| worker.runner_name == name) else {
-            return;
-        };
-        match source.remove(&leftover(worker), &crew.state).await {
-            Ok(Removed::Yes | Removed::Gone) => crew.stop(name),
-            Ok(Removed::Busy) => {}
-            Err(error) => tracing::warn!(
+    async fn retire(&self, name: &str) {
+        let workers = self.shared.crew.state.workers_of(&self.pool.name);
+        if let Some(worker) = workers.iter().find(|worker| worker.runner_name == name)
+            && let Err(error) = self.shared.dismiss(worker).await
+        {
+            tracing::warn!(
                 runner = name,
                 "an idle worker is kept, as its runner was not removed: {error}"
-            ),
+            );
         }
     }
 }

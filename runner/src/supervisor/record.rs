@@ -250,7 +250,7 @@ mod tests {
         fs::write(inside.join("broken.json"), "{").unwrap();
         let foreign = serde_json::to_vec(&record("../../etc/x")).unwrap();
         fs::write(inside.join("liar.json"), foreign).unwrap();
-        assert_eq!(records.all().unwrap(), [ours.clone()]);
+        assert_eq!(records.all().unwrap(), std::slice::from_ref(&ours));
         assert!(ours.process.unwrap().lives());
         let left = || fs::read_dir(&inside).unwrap().count();
         assert_eq!(left(), 2, "a record and its pipe");

@@ -21,7 +21,7 @@ use super::{
     cgroup::Cgroups,
     credentials::{self, CredentialError},
     crew::Crew,
-    pool::{PoolTask, Shared, leftover},
+    pool::{PoolTask, Shared},
     process::Program,
     record::{Records, installation_id},
     source::told,
@@ -30,10 +30,7 @@ use super::{
 };
 use crate::{
     config::{Pool, Problem, ServeConfig},
-    github::{
-        pause::Backoff,
-        rest::{Removed, Rest},
-    },
+    github::{pause::Backoff, rest::Rest},
 };
 
 /// What a supervisor is made of.
@@ -258,11 +255,14 @@ impl Supervisor {
             };
             let same = of(&old.config) == of(new) && of(new).is_some();
             let other_github = old.config.github != new.github;
-            if (!same || other_github) && worker.state == WorkerState::Idle {
-                let removed = old.shared.remove(&leftover(&worker)).await;
-                if !matches!(removed, Ok(Removed::Busy)) {
-                    self.crew.stop(&worker.runner_name);
-                }
+            if (!same || other_github)
+                && worker.state == WorkerState::Idle
+                && let Err(error) = old.shared.dismiss(&worker).await
+            {
+                tracing::warn!(
+                    runner = worker.runner_name,
+                    "an idle worker of the old configuration goes on: {error}"
+                );
             }
         }
     }
@@ -317,15 +317,14 @@ impl Supervisor {
         let all = self.crew.state.workers();
         let waits = |state| matches!(state, WorkerState::Starting | WorkerState::Idle);
         for worker in all.iter().filter(|worker| waits(worker.state)) {
-            let left = leftover(worker);
-            let removed = timeout(self.times.last, shared.remove(&left)).await;
-            if matches!(removed, Ok(Ok(Removed::Busy))) {
-                tracing::info!(
+            match timeout(self.times.last, shared.dismiss(worker)).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => tracing::info!(
                     runner = worker.runner_name,
                     "it has got a job, which goes on"
-                );
-            } else {
-                self.crew.stop(&worker.runner_name);
+                ),
+                // Without GitHub it gets none.
+                Ok(Err(_)) | Err(_) => self.crew.stop(&worker.runner_name),
             }
         }
     }
@@ -411,11 +410,14 @@ async fn others(shared: Arc<Shared>, pools: Vec<Pool>, mut stop: watch::Receiver
         loop {
             let configured = |name: &str| pools.iter().any(|pool| pool.name == name);
             for worker in crew.state.workers() {
-                if !configured(&worker.pool) && worker.state == WorkerState::Idle {
-                    let removed = shared.remove(&leftover(&worker)).await;
-                    if matches!(removed, Ok(Removed::Yes | Removed::Gone)) {
-                        crew.stop(&worker.runner_name);
-                    }
+                if !configured(&worker.pool)
+                    && worker.state == WorkerState::Idle
+                    && let Err(error) = shared.dismiss(&worker).await
+                {
+                    tracing::warn!(
+                        runner = worker.runner_name,
+                        "an idle worker of no pool goes on: {error}"
+                    );
                 }
             }
             for left in crew.leftovers_beside(&pools) {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Asked, FakeGitHub, HOLD, Job, Said, Shared, State};
+use super::{Asked, FakeGitHub, Job, Said, Shared, State};
 
 impl FakeGitHub {
     /// Forgets the session of a runner.
@@ -149,7 +149,7 @@ impl State {
 impl Shared {
     /// The long poll.
     pub(super) async fn message(&self, asked: &Asked) -> Said {
-        let until = Instant::now() + HOLD;
+        let until = Instant::now() + self.lock().hold();
         let status = asked.query.get("status").map(String::as_str);
         if !matches!(status, Some("Online" | "Busy")) {
             return self

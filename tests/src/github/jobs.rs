@@ -52,6 +52,8 @@ pub struct Job {
     pub steps: BTreeMap<u64, Json>,
     /// What its live log showed.
     pub feed: FeedLines,
+    /// Whether it was acquired for a scale set.
+    pub(super) acquired: bool,
     pub(super) change_order: u64,
     pub(super) cancel_wanted: bool,
     pub(super) cancel_told: bool,
@@ -248,6 +250,10 @@ impl State {
             .find(|(_, blob)| !blob.sealed)
             .map(|(name, _)| name.clone());
         job.completed = Some(body);
+        let runner = job.runner.as_ref();
+        if let Some(runner) = runner.and_then(|client| self.runners.get_mut(client)) {
+            runner.finished = true;
+        }
         if let Some(step) = stranger {
             return self.violation(200, format!("completejob: {step} was never told of"));
         }

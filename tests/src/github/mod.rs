@@ -7,7 +7,9 @@ mod broker;
 mod feed;
 mod jobs;
 mod registry;
+mod rest;
 mod results;
+mod scale_set;
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -29,6 +31,7 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
 pub use feed::{FeedLines, FeedManner};
 pub use jobs::{FakeJob, Job};
+pub use rest::{APP, RunnerFacts};
 
 /// How long a poll is held when there is nothing to say.
 const HOLD: Duration = Duration::from_millis(400);
@@ -53,6 +56,8 @@ pub struct Fault {
     pub status: u16,
     /// The body.
     pub body: Json,
+    /// Headers that limit, as `retry-after`.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Fault {
@@ -65,6 +70,17 @@ impl Fault {
             times,
             status,
             body: json!({}),
+            headers: Vec::new(),
+        }
+    }
+
+    /// The next `times` such requests are too many, and none is wanted for so many seconds.
+    #[must_use]
+    pub fn limited(path: &'static str, times: u32, seconds: u64) -> Self {
+        Self {
+            headers: vec![("retry-after", seconds.to_string())],
+            body: json!({"message": "You have exceeded a secondary rate limit."}),
+            ..Self::status(path, times, 403)
         }
     }
 }
@@ -83,6 +99,10 @@ struct State {
     requests: Vec<String>,
     serial: u64,
     feed: FeedManner,
+    rest: rest::RestState,
+    sets: scale_set::SetState,
+    hold: Option<Duration>,
+    latest_requests: Option<usize>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -142,6 +162,16 @@ impl FakeGitHub {
         self.shared.lock().faults.push(fault);
     }
 
+    /// How long polls are held from now on when there is nothing to say.
+    pub fn hold(&self, hold: Duration) {
+        self.shared.lock().hold = Some(hold);
+    }
+
+    /// Remembers only so many requests from now on, for tests with very many.
+    pub fn remember(&self, requests: usize) {
+        self.shared.lock().latest_requests = Some(requests);
+    }
+
     /// What was against the protocol.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
@@ -174,30 +204,42 @@ impl Shared {
             let response = self.open_feed(&mut request);
             let status = response.status().as_u16();
             let line = format!("GET /_ws/ingest.sock {status}");
-            self.lock().requests.push(line);
+            self.lock().note(line);
             return Ok(response);
         }
         let asked = read(request).await.map_err(io::Error::other)?;
         let line = format!("{} {}", asked.method, asked.path);
         let fault = self.lock().due(&asked.path);
+        let mut headers = Vec::new();
         let (status, body) = match fault {
-            Some(fault) if fault.status != 0 => (fault.status, fault.body),
+            Some(fault) if fault.status != 0 => {
+                headers = fault.headers;
+                (fault.status, fault.body)
+            }
             other => {
                 let said = self.route(&asked).await;
                 if other.is_some() {
-                    self.lock().requests.push(format!("{line} dropped"));
+                    self.lock().note(format!("{line} dropped"));
                     return Err(io::Error::other("a fault drops this connection"));
                 }
                 said
             }
         };
-        self.lock().requests.push(format!("{line} {status}"));
+        if asked.path.starts_with("/api/v3/") {
+            headers.extend(self.lock().rate_limit());
+        }
+        self.lock().note(format!("{line} {status}"));
         let text = if body.is_null() {
             String::new()
         } else {
             body.to_string()
         };
         let response = Response::builder().status(status);
+        let response = headers
+            .into_iter()
+            .fold(response, |response, (name, value)| {
+                response.header(name, value)
+            });
         response
             .body(Full::new(text.into()))
             .map_err(io::Error::other)
@@ -206,6 +248,12 @@ impl Shared {
     async fn route(&self, asked: &Asked) -> Said {
         let segments: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
         match (asked.method.as_str(), segments.as_slice()) {
+            (_, ["api", "v3", path @ ..]) => self.lock().rest(path, asked),
+            (_, ["tenant", path @ ..]) => self.lock().tenant(path, asked),
+            ("GET", ["queue", set]) => self.queue_message(set, asked).await,
+            ("DELETE", ["queue", set, message]) => {
+                self.lock().acknowledge_message(set, message, asked)
+            }
             ("POST", ["token"]) => self.lock().exchange(asked),
             ("POST", ["session"]) => self.lock().open_session(asked),
             ("DELETE", ["session"]) => self.lock().close_session(asked),
@@ -225,6 +273,20 @@ impl Shared {
 }
 
 impl State {
+    /// How long a poll is held.
+    fn hold(&self) -> Duration {
+        self.hold.unwrap_or(HOLD)
+    }
+
+    /// Remembers a request.
+    fn note(&mut self, request: String) {
+        if let Some(most) = self.latest_requests {
+            let surplus = (self.requests.len() + 1).saturating_sub(most);
+            self.requests.drain(..surplus);
+        }
+        self.requests.push(request);
+    }
+
     /// The fault of a request, if one is due.
     fn due(&mut self, path: &str) -> Option<Fault> {
         for fault in self.faults.iter_mut().filter(|f| path.contains(f.path)) {

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use super::{Asked, FakeGitHub, Said, State};
 
 /// The key of all runners of the fake: making one takes long.
-const KEY: &str = include_str!("../../../runner/src/github/key.json");
+pub(super) const KEY: &str = include_str!("../../../runner/src/github/key.json");
 
 /// A registered runner.
 #[derive(Debug)]
@@ -27,25 +27,54 @@ pub struct Runner {
     pub session: Option<String>,
     /// Whether its one job was given to it.
     pub used: bool,
+    /// Whether its one job is over: GitHub has removed it.
+    pub finished: bool,
+    /// Its labels.
+    pub labels: Vec<String>,
 }
 
 impl FakeGitHub {
     /// Registers a runner just in time; returns `encoded_jit_config`.
+    ///
+    /// # Panics
+    /// If there is one of this name.
     #[must_use]
     pub fn register(&self, name: &str) -> String {
+        let registered = self
+            .shared
+            .lock()
+            .register(name, vec!["sandbox".to_owned()]);
+        registered.expect("a free name").1
+    }
+
+    /// Removes a runner, as an administrator may at any time.
+    pub fn remove(&self, name: &str) {
         let mut state = self.shared.lock();
-        let id = state.next();
+        state.runners.retain(|_, runner| runner.name != name);
+    }
+}
+
+impl State {
+    /// Registers a runner, unless there is one of this name; its number and its configuration.
+    pub(super) fn register(&mut self, name: &str, labels: Vec<String>) -> Option<(u64, String)> {
+        let same = |runner: &Runner| runner.name == name && !runner.finished;
+        if self.runners.values().any(same) {
+            return None;
+        }
+        let id = self.next();
         let client = format!("client-{id}");
         let fips = id.is_multiple_of(2);
-        let base = state.base.clone();
+        let base = self.base.clone();
         let runner = Runner {
             id,
             name: name.to_owned(),
             fips,
             session: None,
             used: false,
+            finished: false,
+            labels,
         };
-        state.runners.insert(client.clone(), runner);
+        self.runners.insert(client.clone(), runner);
         let file = |json: Json| STANDARD.encode(json.to_string());
         let mut key: Json = serde_json::from_str(KEY).expect("our own file");
         let fields = key.as_object_mut().expect("our own file");
@@ -65,17 +94,9 @@ impl FakeGitHub {
             })),
             ".credentials_rsaparams": file(key),
         });
-        STANDARD.encode(files.to_string())
+        Some((id, STANDARD.encode(files.to_string())))
     }
 
-    /// Removes a runner, as an administrator may at any time.
-    pub fn remove(&self, name: &str) {
-        let mut state = self.shared.lock();
-        state.runners.retain(|_, runner| runner.name != name);
-    }
-}
-
-impl State {
     /// The token endpoint.
     pub(super) fn exchange(&mut self, asked: &Asked) -> Said {
         let form: Vec<(String, String)> =
