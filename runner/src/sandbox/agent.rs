@@ -6,7 +6,8 @@ use std::{
 };
 
 use mayfly_guest::wire::{
-    AgentState, Answer, ExecSpec, FrameKind, IdentityProof, IdentityRequest, Request,
+    AgentState, Answer, ExecSpec, FrameKind, IdentityProof, IdentityRequest, NetworkRequest,
+    Request,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -87,7 +88,12 @@ impl AgentClient {
     /// # Errors
     /// [`SandboxError::Identity`] when the guest's proof differs, or another when it has none;
     /// either way the sandbox must be destroyed.
-    pub async fn identify(&self, own: &Uniqueness, hostname: &str) -> Result<(), SandboxError> {
+    pub async fn identify(
+        &self,
+        own: &Uniqueness,
+        hostname: &str,
+        network: Option<NetworkRequest>,
+    ) -> Result<(), SandboxError> {
         const WHAT: &str = "taking its identity";
         let before = since_epoch();
         let request = IdentityRequest {
@@ -97,6 +103,7 @@ impl AgentClient {
             machine_id: own.machine_id.clone(),
             boot_id: own.boot_id.clone(),
             mac: Some(own.mac_text()),
+            network,
             nonce: own.nonce.clone(),
         };
         let request = Request::Identity(request);
@@ -380,6 +387,7 @@ mod tests {
             machine_id: own.machine_id.clone(),
             boot_id: own.boot_id.clone(),
             mac: Some(own.mac_text()),
+            network: None,
             nonce: own.nonce.clone(),
         };
         let proof = IdentityProof {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
+    os::fd::OwnedFd,
     os::unix::{
         fs::{DirBuilderExt, FileExt, MetadataExt},
         net::UnixListener,
@@ -108,7 +109,8 @@ pub struct Disks {
 }
 
 impl Machine {
-    /// Starts a VMM with the given files, a private disk and a socket of its own.
+    /// Starts a VMM with the given files, a private disk and a socket of its own. Its network card ends
+    /// in the message socket `network`; without one its link is down.
     ///
     /// # Errors
     /// [`StartMachineError`] names the step, the path and the cause.
@@ -118,6 +120,7 @@ impl Machine {
         from: StartFrom,
         disks: Disks,
         unique: &Uniqueness,
+        network: Option<OwnedFd>,
     ) -> Result<Self, StartMachineError> {
         let program = installation.vmm()?;
         let folder = tempfile::Builder::new()
@@ -158,7 +161,7 @@ impl Machine {
             },
             net: NetConfig {
                 mac: unique.mac_text(),
-                socket_fd: None,
+                socket_fd: network.map(|socket| descriptors.pass(socket)),
             },
             console: ConsoleConfig {
                 log_fd: Some(descriptors.pass(log)),

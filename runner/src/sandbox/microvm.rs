@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,9 +20,10 @@ use super::{
     agent::AgentClient,
     identity::Uniqueness,
     machine::{Machine, StartMachineError},
+    network::{self, NetworkEnd},
     template::Template,
 };
-use crate::config::Installation;
+use crate::{config::Installation, egress::stack::Addresses};
 
 /// How long an agent may take to show that it lives.
 const PING_LIMIT: Duration = Duration::from_secs(10);
@@ -59,6 +60,9 @@ pub enum RestoreError {
     /// The kernel gave no randomness.
     #[error("drawing an identity: {0}")]
     Randomness(#[source] io::Error),
+    /// There is no socket for its network.
+    #[error("making the sandbox's network: {0}")]
+    Network(#[source] io::Error),
     /// The guest did not prove its identity; the sandbox was destroyed before any step ran.
     #[error("the sandbox did not prove its identity and was destroyed: {why}; {how}\n{console}")]
     Identity {
@@ -72,7 +76,7 @@ pub enum RestoreError {
 }
 
 impl MicroVm {
-    /// Restores a sandbox and gives it its identity.
+    /// Restores a sandbox without a network and gives it its identity.
     ///
     /// # Errors
     /// [`RestoreError`]; nothing of the sandbox is left then.
@@ -82,10 +86,37 @@ impl MicroVm {
     ) -> Result<Self, RestoreError> {
         let begun = Instant::now();
         let unique = Uniqueness::draw().map_err(RestoreError::Randomness)?;
+        Self::start(installation, template, &unique, None, begun).await
+    }
+
+    /// Restores a sandbox with a network, and gives the end of its link behind which a stack is to run.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing of the sandbox is left then.
+    pub async fn restore_online(
+        installation: &Installation,
+        template: &Template,
+    ) -> Result<(Self, NetworkEnd), RestoreError> {
+        let begun = Instant::now();
+        let unique = Uniqueness::draw().map_err(RestoreError::Randomness)?;
+        let (card, end) = NetworkEnd::pair(unique.mac).map_err(RestoreError::Network)?;
+        let network = Some((card, end.addresses));
+        let sandbox = Self::start(installation, template, &unique, network, begun).await?;
+        Ok((sandbox, end))
+    }
+
+    async fn start(
+        installation: &Installation,
+        template: &Template,
+        unique: &Uniqueness,
+        network: Option<(OwnedFd, Addresses)>,
+        begun: Instant,
+    ) -> Result<Self, RestoreError> {
         let (from, disks) = template.files().map_err(RestoreError::Files)?;
-        let machine = Machine::start(installation, template.size(), from, disks, &unique)?;
+        let (card, addresses) = network.unzip();
+        let machine = Machine::start(installation, template.size(), from, disks, unique, card)?;
         let running = Instant::now();
-        if let Err(why) = identify(&machine.agent, &unique).await {
+        if let Err(why) = identify(&machine.agent, unique, addresses.as_ref()).await {
             return Err(refused(machine, why));
         }
         Ok(Self {
@@ -217,9 +248,14 @@ impl MicroVm {
     }
 }
 
-async fn identify(agent: &AgentClient, unique: &Uniqueness) -> Result<(), SandboxError> {
+async fn identify(
+    agent: &AgentClient,
+    unique: &Uniqueness,
+    addresses: Option<&Addresses>,
+) -> Result<(), SandboxError> {
+    let network = addresses.map(network::request);
     let hostname = format!("mayfly-{}", &unique.machine_id[..8]);
-    match tokio::time::timeout(IDENTITY_LIMIT, agent.identify(unique, &hostname)).await {
+    match tokio::time::timeout(IDENTITY_LIMIT, agent.identify(unique, &hostname, network)).await {
         Ok(proven) => proven,
         Err(_) => Err(SandboxError::Lost(format!(
             "no answer within {IDENTITY_LIMIT:?}"

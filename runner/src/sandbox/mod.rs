@@ -8,6 +8,7 @@ pub mod identity;
 mod link;
 pub mod machine;
 pub mod microvm;
+pub mod network;
 mod process;
 pub mod template;
 

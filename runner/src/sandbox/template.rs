@@ -185,7 +185,7 @@ async fn make(
     };
     // The template's own values are in the snapshot; every sandbox replaces them before it is used.
     let unique = Uniqueness::draw().map_err(|cause| host("read", Path::new("getrandom"), cause))?;
-    let mut machine = Machine::start(installation, key.machine, from, disks, &unique)?;
+    let mut machine = Machine::start(installation, key.machine, from, disks, &unique, None)?;
     if let Err(error) = ready(&mut machine).await {
         return Err(boot_failed(image, machine, &error));
     }

@@ -19,7 +19,7 @@ use thiserror::Error;
 use zeroize::Zeroize;
 
 use super::{network, settings};
-use crate::wire::{IdentityProof, IdentityRequest};
+use crate::wire::{IdentityProof, IdentityRequest, NetworkRequest};
 
 /// 2020-01-01: an earlier clock is a mistake.
 const EARLIEST_NS: u64 = 1_577_836_800 * 1_000_000_000;
@@ -50,6 +50,9 @@ pub(super) fn take(request: &IdentityRequest) -> Result<IdentityProof, IdentityE
         .map(set_mac)
         .transpose()
         .map_err(at("setting the MAC address"))?;
+    if let Some(own) = &request.network {
+        set_network(own).map_err(at("bringing the network up"))?;
+    }
     read_back(request, mac).map_err(at("reading the identity back"))
 }
 
@@ -85,6 +88,13 @@ fn check(request: &IdentityRequest) -> Result<Option<network::Mac>, IdentityErro
     }
     if request.nonce.is_empty() || request.nonce.len() > 128 || !request.nonce.chars().all(hex) {
         return Err(IdentityError::Invalid("the nonce"));
+    }
+    if let Some(own) = &request.network
+        && !((1..=30).contains(&own.prefix_v4)
+            && (1..=126).contains(&own.prefix_v6)
+            && (1280..=65_535).contains(&own.mtu))
+    {
+        return Err(IdentityError::Invalid("the network"));
     }
     let mac = request.mac.as_deref();
     let mac =
@@ -165,6 +175,13 @@ fn set_mac(mac: network::Mac) -> io::Result<String> {
     network::mac(&interface)
 }
 
+fn set_network(own: &NetworkRequest) -> io::Result<()> {
+    let none = || io::Error::other("the machine has no network interface");
+    let interface = network::interface().ok_or_else(none)?;
+    network::configure(&interface, own)?;
+    settings::replace("/etc/resolv.conf", &settings::resolver(own.gateway_v4))
+}
+
 fn read_back(request: &IdentityRequest, mac: Option<String>) -> io::Result<IdentityProof> {
     let line = |path| fs::read_to_string(path).map(|text| text.trim_end().to_owned());
     let uname = rustix::system::uname();
@@ -198,6 +215,7 @@ mod tests {
             machine_id: "0".repeat(32),
             boot_id: "01234567-89ab-4cde-8f01-23456789abcd".into(),
             mac: Some("02:00:00:00:00:01".into()),
+            network: None,
             nonce: "00ff".into(),
         }
     }

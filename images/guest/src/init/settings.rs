@@ -1,6 +1,6 @@
 //! Kernel settings for a machine that runs hostile code, and the names it has before its identity.
 
-use std::{fs, io};
+use std::{fs, io, net::Ipv4Addr};
 
 use super::activation::Socket;
 
@@ -74,6 +74,11 @@ impl Options {
             ("fs/suid_dumpable", "0"),
             // A crashed process leaves a file beside it and starts nothing.
             ("kernel/core_pattern", "core"),
+            // Addresses are given, not found: nobody else is on the link.
+            ("net/ipv6/conf/all/accept_ra", "0"),
+            ("net/ipv6/conf/default/accept_ra", "0"),
+            ("net/ipv6/conf/all/accept_dad", "0"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
             // What builds need more of than the defaults give.
             ("fs/inotify/max_user_watches", "524288"),
             ("fs/inotify/max_user_instances", "1024"),
@@ -115,6 +120,11 @@ pub(super) fn names() {
     if let Err(error) = result {
         eprintln!("mayfly-guest: writing the names in /etc: {error}");
     }
+}
+
+/// Content of `/etc/resolv.conf`. Its address is not of loopback, so it is the containers' too.
+pub(super) fn resolver(gateway: Ipv4Addr) -> String {
+    format!("nameserver {gateway}\noptions edns0\n")
 }
 
 /// Content of `/etc/hosts`.

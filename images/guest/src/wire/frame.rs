@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// Version of the protocol; both sides must speak the same one.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Length of the hello in bytes.
 pub const HELLO_LEN: usize = 8;

@@ -1,5 +1,7 @@
 //! Requests and answers, their limits, and their form as JSON in control frames.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroize;
@@ -109,8 +111,30 @@ pub struct IdentityRequest {
     pub boot_id: String,
     /// Ethernet address as `02:00:00:00:00:01`; `None` leaves the interface alone.
     pub mac: Option<String>,
+    /// Addresses on the network; `None` leaves the interface down.
+    pub network: Option<NetworkRequest>,
     /// Random hexadecimal digits that the proof repeats.
     pub nonce: String,
+}
+
+/// Who a sandbox is on its network, on which there is nobody else but the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkRequest {
+    /// IPv4 address.
+    pub address_v4: Ipv4Addr,
+    /// Length of its network's prefix.
+    pub prefix_v4: u8,
+    /// Router and name server.
+    pub gateway_v4: Ipv4Addr,
+    /// IPv6 address.
+    pub address_v6: Ipv6Addr,
+    /// Length of its network's prefix.
+    pub prefix_v6: u8,
+    /// Router.
+    pub gateway_v6: Ipv6Addr,
+    /// Largest IP packet.
+    pub mtu: u32,
 }
 
 impl std::fmt::Debug for IdentityRequest {

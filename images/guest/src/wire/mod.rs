@@ -9,6 +9,6 @@ pub use frame::{
 };
 pub use message::{
     AgentState, Answer, ExecSpec, ExitStatus, IdentityProof, IdentityRequest, MAX_ARGS,
-    MAX_ENV_BYTES, MAX_PATH, MAX_REQUEST, MessageError, Request, RequestAssembler, STDIN_WINDOW,
-    decode_answer, encode_answer, encode_request,
+    MAX_ENV_BYTES, MAX_PATH, MAX_REQUEST, MessageError, NetworkRequest, Request, RequestAssembler,
+    STDIN_WINDOW, decode_answer, encode_answer, encode_request,
 };

@@ -5,7 +5,9 @@ use std::os::fd::RawFd;
 
 use thiserror::Error;
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+};
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
@@ -18,7 +20,8 @@ use super::link::{Link, Moved};
 use super::persist::NetState;
 use crate::config::NetConfig;
 
-const QUEUE_SIZES: [u16; 2] = [256, 256];
+/// Linux keeps a buffer of [`MTU`] in each place of the first: 4 MiB of the guest in all.
+const QUEUE_SIZES: [u16; 2] = [64, 256];
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 /// `struct virtio_net_hdr_v1` ahead of every frame; without offloads only its last field is set.
@@ -26,6 +29,8 @@ const HEADER: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const HEADER_LEN: u64 = HEADER.len() as u64;
 /// Two addresses and a type.
 const MIN_FRAME: u64 = 14;
+/// What the guest is told to take for its largest IP packet: large ones cost as much as small ones.
+const MTU: u16 = 65_520;
 /// The largest IP packet with its Ethernet header.
 const MAX_FRAME: u64 = 65_550;
 /// Unusable frames that are dropped for one guest buffer before others get their turn.
@@ -201,7 +206,7 @@ impl VirtioDevice for Net {
     }
 
     fn offered_features(&self) -> u64 {
-        COMMON_FEATURES | 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS
+        COMMON_FEATURES | 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_STATUS | 1 << VIRTIO_NET_F_MTU
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
@@ -209,11 +214,13 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut space = [0; 8];
+        // Between link and MTU is the number of queue pairs, which is for a feature not offered.
+        let mut space = [0; 12];
         space[..6].copy_from_slice(&self.mac);
         if self.link_is_up() {
             space[6] = VIRTIO_NET_S_LINK_UP as u8;
         }
+        space[10..].copy_from_slice(&MTU.to_le_bytes());
         read_config_bytes(&space, offset, data);
     }
 

@@ -99,11 +99,11 @@ fn frames_go_both_ways_over_either_kind_of_socket() {
 }
 
 #[test]
-fn configuration_tells_address_and_link() {
+fn configuration_tells_address_link_and_mtu() {
     let (guest, _peer) = connected(SocketType::SEQPACKET);
     assert_eq!(
         guest.config(0, 12),
-        [2, 0, 0, 0xa, 0xb, 1, 1, 0, 0, 0, 0, 0]
+        [2, 0, 0, 0xa, 0xb, 1, 1, 0, 0, 0, 0xf0, 0xff]
     );
     let guest = Guest::start(Box::new(Net::new(&config(None)).unwrap()));
     assert_eq!(guest.config(0, 8), [2, 0, 0, 0xa, 0xb, 1, 0, 0]);
