@@ -5,6 +5,7 @@
 
 pub mod dns;
 pub mod flow;
+pub mod guard;
 pub mod policy;
 pub mod proxy;
 pub mod record;

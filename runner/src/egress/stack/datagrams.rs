@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::craft;
 use super::limits::Counters;
 use super::shared::{Shared, lock};
-use super::table::Key;
+use super::table::{Entry, Key};
 
 /// Datagrams of one flow that wait for who accepted it; more are lost, as UDP may.
 const WAITING: usize = 64;
@@ -48,23 +48,42 @@ impl Feed {
     }
 }
 
+/// The way back to the guest, of a UDP flow.
+#[derive(Clone, Debug)]
+pub struct DatagramSender {
+    shared: Arc<Shared>,
+    key: Key,
+}
+
+impl DatagramSender {
+    /// Sends a datagram to the guest. One that finds no room is lost, as UDP may.
+    ///
+    /// # Errors
+    /// It is larger than the link takes.
+    pub fn send(&self, content: &[u8]) -> io::Result<()> {
+        if let Some(Entry::Datagrams(feed)) = self.shared.table.find(&self.key) {
+            feed.touch();
+        }
+        let (from, to) = (self.key.outside, self.key.guest);
+        let frame = craft::datagram(&self.shared.addresses, from, to, content)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.shared.send_or_lose(&frame);
+        Ok(())
+    }
+}
+
 /// A UDP flow of the guest. It ends when nothing was carried for a while, or when this is dropped.
 #[derive(Debug)]
 pub struct GuestDatagrams {
-    shared: Arc<Shared>,
-    key: Key,
+    sender: DatagramSender,
     id: u64,
     queue: Queue,
 }
 
 impl GuestDatagrams {
     pub(super) fn new(shared: Arc<Shared>, key: Key, id: u64, queue: Queue) -> Self {
-        Self {
-            shared,
-            key,
-            id,
-            queue,
-        }
+        let sender = DatagramSender { shared, key };
+        Self { sender, id, queue }
     }
 
     /// The guest's next datagram; `None` when the flow is over.
@@ -77,25 +96,25 @@ impl GuestDatagrams {
     /// # Errors
     /// It is larger than the link takes.
     pub fn send(&self, content: &[u8]) -> io::Result<()> {
-        if let Some(super::table::Entry::Datagrams(feed)) = self.shared.table.find(&self.key) {
-            feed.touch();
-        }
-        let (from, to) = (self.key.outside, self.key.guest);
-        let frame = craft::datagram(&self.shared.addresses, from, to, content)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        self.shared.send_or_lose(&frame);
-        Ok(())
+        self.sender.send(content)
+    }
+
+    /// The way back, for answers that are made meanwhile.
+    #[must_use]
+    pub fn sender(&self) -> DatagramSender {
+        self.sender.clone()
     }
 
     /// Where the guest sends them.
     #[must_use]
     pub fn outside(&self) -> SocketAddr {
-        self.key.outside
+        self.sender.key.outside
     }
 }
 
 impl Drop for GuestDatagrams {
     fn drop(&mut self) {
-        self.shared.table.remove(self.key, self.id);
+        let DatagramSender { shared, key } = &self.sender;
+        shared.table.remove(*key, self.id);
     }
 }

@@ -28,7 +28,7 @@ mod timers;
 mod wire;
 
 pub use address::{Addresses, DEFAULT_MTU};
-pub use datagrams::GuestDatagrams;
+pub use datagrams::{DatagramSender, GuestDatagrams};
 pub use engine::{Stack, StackConfig};
 pub use incoming::{
     AcceptError, Incoming, IncomingReceiver, Pending, PendingDatagrams, PendingStream, Refusal,
