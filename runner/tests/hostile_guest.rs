@@ -62,7 +62,7 @@ fn ask_everything(answer: &[u8]) {
         let _ = client.ping().await;
         let (_folder, client) = guest(answer.to_vec());
         client
-            .identify(&own, "name")
+            .identify(&own, "name", None)
             .await
             .expect_err("no guest can guess the nonce");
         let (_folder, client) = guest(answer.to_vec());
