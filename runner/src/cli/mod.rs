@@ -156,7 +156,7 @@ pub fn main() -> ExitCode {
         Command::Action(args) => action::action(&args),
         Command::Worker(args) => worker::worker(&args, cli.kvm),
         Command::Status(args) => status::status(&args),
-        Command::Serve(args) => serve::serve(&args, cli.kvm),
+        Command::Serve(args) => serve::serve(&args, cli.kvm, cli.log_format),
     };
     match result {
         Ok(exit) => exit.into(),

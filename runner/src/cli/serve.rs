@@ -15,11 +15,17 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{CommandResult, Exit, Failure, kvm};
+use super::{
+    CommandResult, Exit, Failure,
+    kvm::{self, KvmMode},
+    logs::LogFormat,
+};
 use crate::{
     config::{self, CredentialFiles, Installation, Problem, ServeConfig},
     metrics::{Listener, Metrics},
-    supervisor::{Order, Program, Setup, Supervisor, Times, credentials, status::StatusSocket},
+    supervisor::{
+        Order, Program, Setup, Supervisor, Times, credentials, notify, status::StatusSocket,
+    },
 };
 
 /// Serves GitHub: registers runners, gives each job a worker process and a sandbox of its own.
@@ -49,14 +55,17 @@ struct Checked {
     problems: Vec<Problem>,
 }
 
-pub fn serve(args: &ServeArgs, mode: kvm::KvmMode) -> CommandResult {
+pub fn serve(args: &ServeArgs, mode: KvmMode, format: LogFormat) -> CommandResult {
     let file = args.config.clone().unwrap_or_else(config::file);
     let checked = checked(&file);
     if args.check_config {
         return report(args, file, checked);
     }
     let config = checked.map_err(|problems| wrong(&problems))?;
-    kvm::ensure(mode)?;
+    // A service is up where KVM cannot be used (yet): metrics and status tell it, and its pools try again.
+    if mode != KvmMode::Require {
+        kvm::ensure(mode)?;
+    }
     let installation = Installation::locate()?;
     super::runtime()?.block_on(async {
         let (orders, received) = orders()?;
@@ -66,7 +75,7 @@ pub fn serve(args: &ServeArgs, mode: kvm::KvmMode) -> CommandResult {
         let supervisor = Supervisor::new(Setup {
             config,
             folder: folder.clone(),
-            program: program(&file)?,
+            program: program(&file, format)?,
             times: Times::default(),
             observers: vec![metrics.observer()],
         })?;
@@ -78,6 +87,7 @@ pub fn serve(args: &ServeArgs, mode: kvm::KvmMode) -> CommandResult {
                 Listener::bind(address).await?.serve(metrics, state),
             ));
         }
+        notify::ready();
         let served = supervisor.run(received, || self::checked(&file)).await;
         drop(orders);
         for task in asked {
@@ -112,13 +122,14 @@ fn orders() -> io::Result<(JoinHandle<()>, mpsc::Receiver<Order>)> {
 }
 
 /// Workers are this very program.
-fn program(config: &Path) -> io::Result<Program> {
+fn program(config: &Path, format: LogFormat) -> io::Result<Program> {
     Ok(Program {
         path: std::env::current_exe()?,
         arguments: vec!["worker".into()],
         variables: vec![
-            // Known to be usable by now; a worker must not become an emulated machine.
+            // A worker must not become an emulated machine.
             ("MAYFLY_KVM".into(), "require".into()),
+            ("MAYFLY_LOG_FORMAT".into(), format.as_str().into()),
             ("MAYFLY_CONFIG".into(), std::path::absolute(config)?.into()),
         ],
     })

@@ -23,6 +23,7 @@ use tokio_tungstenite::{
         protocol::WebSocketConfig,
     },
 };
+use tracing::Instrument;
 use url::Url;
 
 use super::pause::between;
@@ -133,7 +134,7 @@ pub fn start(job: &JobRequest, times: FeedTimes) -> Option<(Feed, Feeding)> {
         paused_until: None,
         times,
     };
-    let task = tokio::spawn(sender.run());
+    let task = tokio::spawn(sender.run().in_current_span());
     Some((Feed { lines }, Feeding { task, drain }))
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use tokio::time::sleep;
+use tracing::Instrument;
 
 use super::{
     broker::{Broker, CallError, Identity, PollError, Session, SessionError, Status},
@@ -177,10 +178,13 @@ impl Worker {
             waited = self.wait(&mut session) => waited,
         };
         let ended = match waited {
-            Ok(Waited::Job(job)) => self
-                .job(&mut session, &job, run, stop)
-                .await
-                .map(Ended::Job),
+            Ok(Waited::Job(job)) => {
+                // All lines of the log about it have its ids, as GitHub's page and support know them.
+                let (job_id, request_id) = (&job.job_id, job.request_id);
+                let span = tracing::info_span!("job", %job_id, request_id);
+                let ended = self.job(&mut session, &job, run, stop);
+                ended.instrument(span).await.map(Ended::Job)
+            }
             Ok(Waited::Stopped) => Ok(Ended::Stopped),
             Ok(Waited::Shutdown(reason)) => Ok(Ended::Shutdown(reason)),
             Err(error) => Err(error),
@@ -329,7 +333,15 @@ impl Worker {
         run: impl AsyncFnOnce(&JobRequest, &GitHubReporter, Cancellation) -> JobOutcome,
         stop: Cancellation,
     ) -> Result<JobOutcome, WorkerError> {
-        self.notices.tell(&Notice::Job(told::names(job)));
+        let names = told::names(job);
+        // As debug texts: people who can push choose them.
+        tracing::info!(
+            repository = ?names.repository,
+            job_name = ?names.job_name,
+            run_id = names.run_id,
+            "a job begins"
+        );
+        self.notices.tell(&Notice::Job(names));
         let service = JobService::of(self.http.clone(), job)?;
         let locked_until = self
             .first_renewal(&service)
@@ -376,6 +388,7 @@ impl Worker {
         told.map_err(WorkerError::Complete)?;
         over(&self.notices, Phase::Report, begun);
         let result = told::word(completion.conclusion);
+        tracing::info!(result, "the job is over, and GitHub knows");
         self.notices.tell(&Notice::Ended { result });
         Ok(outcome)
     }

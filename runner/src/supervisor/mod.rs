@@ -7,6 +7,7 @@ mod cgroup;
 pub mod credentials;
 mod crew;
 mod listener;
+pub mod notify;
 mod pool;
 mod process;
 mod record;

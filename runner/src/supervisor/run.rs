@@ -21,6 +21,7 @@ use super::{
     cgroup::Cgroups,
     credentials::{self, CredentialError},
     crew::Crew,
+    notify,
     pool::{PoolTask, Shared},
     process::Program,
     record::{Records, installation_id},
@@ -271,6 +272,7 @@ impl Supervisor {
     async fn drain(&self, now: &mut Generation, orders: &mut mpsc::Receiver<Order>) {
         let crew = &self.crew;
         crew.state.drain();
+        notify::stopping(crew.state.workers().len());
         let limit = now.shared.times.drain;
         let gently = async {
             now.end().await;

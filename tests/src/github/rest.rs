@@ -77,6 +77,18 @@ impl FakeGitHub {
         format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
     }
 
+    /// Everything that it gave out and that nobody but its receiver may read: keys and tokens.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let state = self.shared.lock();
+        let key: Json = serde_json::from_str(KEY).unwrap_or_default();
+        let key = key["pkcs8"].as_str().map(|body| body[..64].to_owned());
+        let rest = &state.rest;
+        let tokens = state.tokens.keys().chain(rest.registration_tokens.iter());
+        let tokens = tokens.chain(rest.installation_tokens.keys()).cloned();
+        key.into_iter().chain(tokens).collect()
+    }
+
     /// Runners that are registered and have not had their job.
     #[must_use]
     pub fn runners(&self) -> Vec<RunnerFacts> {

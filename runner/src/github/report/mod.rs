@@ -21,6 +21,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{sync::mpsc, task::JoinHandle};
+use tracing::Instrument;
 
 use super::{
     feed::{self, Feed, FeedTimes, Feeding},
@@ -143,8 +144,13 @@ fn start_with(
     let reporting = Reporting {
         steps: steps.clone(),
         deadline,
-        uploads: tokio::spawn(uploader.run(waiting)),
-        updates: tokio::spawn(steps.clone().tell(service, until, backoff.clone())),
+        uploads: tokio::spawn(uploader.run(waiting).in_current_span()),
+        updates: tokio::spawn(
+            steps
+                .clone()
+                .tell(service, until, backoff.clone())
+                .in_current_span(),
+        ),
         feeding,
         job: Arc::default(),
     };
