@@ -61,8 +61,11 @@ answers() { exec 3<>"/dev/tcp/127.0.0.1/$port" && exec 3>&-; } 2>/dev/null
 say configured
 cp "$folder/config.toml" "$root/etc/mayfly/config.toml"
 install -m 600 "$folder/app.pem" "$root/etc/mayfly/secrets/app.pem"
-install -d -m 700 -o "$(inside id -u mayfly)" "$root/var/lib/mayfly/images"
-mount --bind "$images" "$root/var/lib/mayfly/images"
+# One image, as if this user had built it; its large files stay where they are.
+images_of_service=$root/var/lib/mayfly/images
+mkdir -p "$work"/images/{upper,work} "$images_of_service"
+mount -t overlay -o "metacopy=on,lowerdir=$images,upperdir=$work/images/upper,workdir=$work/images/work" overlay "$images_of_service"
+chown -R "$(inside id -u mayfly):$(inside id -g mayfly)" "$images_of_service"
 service --check-config
 
 say serving
@@ -90,7 +93,7 @@ inside dpkg -i /tmp/mayfly.deb
 [ "$before" = "$(sha256sum <"$root/etc/mayfly/config.toml")" ]
 
 say removed
-umount "$root/var/lib/mayfly/images"
+umount "$images_of_service"
 inside dpkg --remove mayfly
 [ ! -e "$root/usr/lib/mayfly" ] && [ ! -e "$root/usr/bin/mayfly" ]
 [ ! -e "$root/usr/lib/systemd/system/mayfly.service" ]

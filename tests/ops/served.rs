@@ -100,7 +100,8 @@ impl Served {
         let end = Instant::now() + LIMIT;
         while !condition() {
             if Instant::now() > end {
-                return Err(format!("never: {what}\n{}", self.log()?).into());
+                let violations = self.github.violations();
+                return Err(format!("never: {what}\n{violations:#?}\n{}", self.log()?).into());
             }
             thread::sleep(Duration::from_millis(20));
         }

@@ -144,7 +144,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let serves = matches!(cli.command, Command::Serve(_) | Command::Worker(_));
     let usual = if serves { "info" } else { "warn" };
-    logs::init(cli.log_format, usual, serves);
+    let format = cli.log_format;
+    logs::init(format, usual, serves);
     let result = match cli.command {
         Command::Run(args) => run::run(&args, cli.kvm),
         Command::Exec(args) => exec::exec(&args, cli.kvm),
@@ -156,12 +157,16 @@ pub fn main() -> ExitCode {
         Command::Action(args) => action::action(&args),
         Command::Worker(args) => worker::worker(&args, cli.kvm),
         Command::Status(args) => status::status(&args),
-        Command::Serve(args) => serve::serve(&args, cli.kvm, cli.log_format),
+        Command::Serve(args) => serve::serve(&args, cli.kvm, format),
     };
     match result {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("mayfly: {}", describe(&failure.cause));
+            let said = describe(&failure.cause);
+            match format {
+                logs::LogFormat::Text => eprintln!("mayfly: {said}"),
+                logs::LogFormat::Json => tracing::error!("{said}"),
+            }
             failure.exit.into()
         }
     }
