@@ -78,7 +78,7 @@ fn life() -> Result<(), Failed> {
     configure(folder.path(), &github, port)?;
     let mut script = Command::new("unshare");
     script.args([
-        "--mount",
+        "--mount-proc",
         "--propagation=private",
         "--pid",
         "--fork",

@@ -265,7 +265,7 @@ fn log() -> Result<(), Failed> {
     })?;
     assert_eq!(served.end()?.code(), Some(0));
     let log = served.log()?;
-    assert!(log.lines().count() > 3, "{log}");
+    assert!(log.contains("begins to serve"), "{log}");
     for line in log.lines() {
         let line: Json = serde_json::from_str(line)?;
         assert!(
@@ -274,7 +274,7 @@ fn log() -> Result<(), Failed> {
         );
     }
     let secrets = served.github.secrets();
-    assert!(secrets.len() > 2, "the key, a token of the installation, …");
+    assert!(secrets.len() > 1, "the App's key, and a token");
     for secret in secrets {
         assert!(
             secret.len() > 8 && !log.contains(&secret),

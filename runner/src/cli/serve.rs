@@ -87,6 +87,7 @@ pub fn serve(args: &ServeArgs, mode: KvmMode, format: LogFormat) -> CommandResul
                 Listener::bind(address).await?.serve(metrics, state),
             ));
         }
+        tracing::info!(serves = supervisor.state().view().serves, "begins to serve");
         notify::ready();
         let served = supervisor.run(received, || self::checked(&file)).await;
         drop(orders);

@@ -41,7 +41,7 @@ pub struct StatusArgs {
 }
 
 pub fn status(args: &StatusArgs) -> CommandResult {
-    let socket = socket(args)?;
+    let socket = socket(args);
     let view = super::runtime()?.block_on(status::ask(&socket))?;
     let lacking = lacking(&view);
     if args.json {
@@ -60,24 +60,27 @@ pub fn status(args: &StatusArgs) -> CommandResult {
 }
 
 /// The socket in the folder that is named, or the first that is there.
-fn socket(args: &StatusArgs) -> anyhow::Result<PathBuf> {
+fn socket(args: &StatusArgs) -> PathBuf {
     let in_state = |state: &Path| status::socket_path(&Installation::serve_folder_of(state));
     if let Some(state) = &args.state {
-        return Ok(in_state(state));
+        return in_state(state);
     }
-    let own = in_state(&Installation::locate()?.state);
     let service = in_state(Path::new(SERVICE_STATE));
+    // Root on a service's machine may have neither a home nor a state folder of its own.
+    let Ok(own) = Installation::locate().map(|own| in_state(&own.state)) else {
+        return service;
+    };
     let named = std::env::var_os("MAYFLY_STATE").is_some_and(|state| !state.is_empty());
     // Not `exists`: one that may not be looked at is there.
     let absent = |path: &Path| {
         let found = path.try_exists();
         matches!(found, Ok(false))
     };
-    Ok(if !named && absent(&own) && !absent(&service) {
+    if !named && absent(&own) && !absent(&service) {
         service
     } else {
         own
-    })
+    }
 }
 
 /// The status for a person.

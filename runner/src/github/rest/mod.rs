@@ -64,6 +64,7 @@ pub struct Rest {
     place: Place,
     scope: Scope,
     who: Who,
+    agent: HeaderValue,
     octocrab: Octocrab,
     token: AsyncMutex<Option<InstallationToken>>,
     rate_limit: Mutex<Option<RateLimit>>,
@@ -110,13 +111,14 @@ impl Rest {
         let octocrab = Octocrab::builder()
             .base_uri(place.api.as_str())
             .map_err(|error| setup(&error))?
-            .add_header(USER_AGENT, user_agent.to_owned())
             .build_with_reqwest(client)
             .map_err(|error| setup(&error))?;
+        let agent = HeaderValue::from_str(user_agent).map_err(|error| setup(&error))?;
         Ok(Self {
             place,
             scope,
             who,
+            agent,
             octocrab,
             token: AsyncMutex::new(None),
             rate_limit: Mutex::new(None),
@@ -229,6 +231,8 @@ impl Rest {
         bearer.set_sensitive(true);
         let request = Builder::new().method(method).uri(path);
         let request = request.header(AUTHORIZATION, bearer);
+        // Octocrab adds its own name to every request; ours comes first.
+        let request = request.header(USER_AGENT, &self.agent);
         let request = self.octocrab.build_request(request, body);
         let request = request.map_err(|error| setup(&error))?;
         let failed = |cause: String| RestError::Transport {
