@@ -6,6 +6,7 @@
 pub mod dns;
 pub mod flow;
 pub mod guard;
+pub mod intercept;
 pub mod policy;
 pub mod proxy;
 pub mod record;

@@ -28,7 +28,7 @@ pub use condition::{Method, Ports, Protocol, Repository};
 pub use decide::{decide, may_resolve};
 pub use document::Document;
 pub use error::PolicyError;
-pub use host::{HostPattern, normalise};
+pub use host::{HostPattern, HostPatternError, normalise};
 pub use job::{JobPlace, Policy};
 pub use level::{Level, Mode};
 pub use path::PathPattern;

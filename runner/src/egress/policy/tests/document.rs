@@ -52,10 +52,10 @@ host = "db.example.com"
     assert_eq!(read.may_widen, [Level::Step]);
     assert_eq!(
         read.secrets["NPM_TOKEN"].inject,
-        Some(Inject::Header {
+        [Inject::Header {
             name: "authorization".into(),
             template: "Bearer {}".into()
-        })
+        }]
     );
     assert!(read.secrets["GITHUB_TOKEN"].is_bound_to("api.github.com"));
     assert!(!read.secrets["GITHUB_TOKEN"].is_bound_to("gist.github.com"));

@@ -1,0 +1,7 @@
+//! Interception between a guest and a server that both are in this process, over real TLS.
+
+mod attacks;
+mod certificates;
+mod lab;
+mod protocols;
+mod secrets;
