@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
+    egress::intercept::secrets::Placeholders,
     expression::{
         json::to_json,
         value::{Object, Value},
@@ -51,9 +52,9 @@ impl Secrets {
         }
     }
 
-    /// The secrets that a request brings, with `github_token`.
+    /// The secrets that a request brings, with `github_token`: what steps may know of them.
     #[must_use]
-    pub fn of(request: &JobRequest) -> Self {
+    pub fn of(request: &JobRequest, placeholders: &Placeholders) -> Self {
         let mut entries = Vec::new();
         for (name, variable) in request.variables.iter() {
             if let Variable::Secret(value) = variable
@@ -61,14 +62,16 @@ impl Secrets {
                     .iter()
                     .any(|internal| internal.eq_ignore_ascii_case(name))
             {
-                entries.push((name.to_owned(), value.clone()));
+                let value = placeholders.apply(value.expose_secret());
+                entries.push((name.to_owned(), value.into_owned().into()));
             }
         }
         let has_token = entries
             .iter()
             .any(|(name, _)| name.eq_ignore_ascii_case("github_token"));
         if !has_token && let Some(token) = request.variables.get("system.github.token") {
-            entries.push(("github_token".to_owned(), token.expose().to_owned().into()));
+            let token = placeholders.apply(token.expose());
+            entries.push(("github_token".to_owned(), token.into_owned().into()));
         }
         Self { entries }
     }
@@ -162,12 +165,12 @@ impl<'a> JobContext<'a> {
         github.insert("event_path", layout.event_path());
         github.insert("job", request.job_key());
         if let Some(token) = request.variables.get("system.github.token") {
-            github.insert("token", token.expose());
+            github.insert("token", &*options.placeholders.apply(token.expose()));
         }
         fixed.insert("runner", runner(request, options, &layout));
         Self {
             request,
-            secrets: Arc::new(Secrets::of(request)),
+            secrets: Arc::new(Secrets::of(request, &options.placeholders)),
             fixed,
             github,
             steps: Object::new(),

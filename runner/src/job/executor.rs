@@ -396,6 +396,10 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
                 self.shared.masker.add(token).map_err(text)?;
             }
         }
+        // Who knows a placeholder can still do nothing with it elsewhere; but no log needs it.
+        for placeholder in self.shared.options.placeholders.iter() {
+            self.shared.masker.add(placeholder).map_err(text)?;
+        }
         if let Some(services) = &self.shared.options.services {
             let token = secrecy::ExposeSecret::expose_secret(&services.token);
             self.shared.masker.add(token).map_err(text)?;

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::action::bytes::{ActionSource, NoActions};
+use crate::{
+    action::bytes::{ActionSource, NoActions},
+    egress::intercept::secrets::Placeholders,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -55,6 +58,8 @@ pub struct Options {
     pub starter: Option<PathBuf>,
     /// Whether debug messages are logged, whatever the job says.
     pub debug: bool,
+    /// What steps get in place of secrets that are bound to hosts.
+    pub placeholders: Placeholders,
     /// Services for actions, where the machine has any.
     pub services: Option<Services>,
     /// Why there are none, where there should be.
@@ -133,6 +138,7 @@ impl Options {
             container_images: Vec::new(),
             starter: None,
             debug: false,
+            placeholders: Placeholders::default(),
             services: None,
             without_services: None,
         }

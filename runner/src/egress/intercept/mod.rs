@@ -11,10 +11,12 @@ mod echo;
 mod http;
 mod judge;
 pub mod leak;
+mod replay;
 pub mod secrets;
 #[cfg(test)]
 mod tests;
 mod tls;
+pub mod trust;
 
 use std::{
     collections::HashMap,
@@ -26,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use ca::{Authority, CertifyError};
 pub use judge::{Judge, Note, RequestHead, Target, Verdict};
+pub use replay::Replay;
 pub use tls::HandshakeError;
 
 use self::{

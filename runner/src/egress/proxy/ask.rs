@@ -1,6 +1,6 @@
 //! One flow before the policy, and what becomes of it in the record.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use crate::egress::{
     Flow, Transport,
@@ -21,12 +21,12 @@ pub(super) struct Asked<'a> {
     egress: &'a Egress,
     pub(super) flow: Flow,
     /// The flow's names, normalised.
-    names: Vec<String>,
-    host_side: bool,
+    pub(super) names: Vec<String>,
+    pub(super) host_side: bool,
     pub(super) entered: Entered<'a>,
     began: Instant,
     time: String,
-    pub(super) counts: Counts,
+    pub(super) counts: Arc<Counts>,
     /// The latest verdict.
     pub(super) decision: Decision,
     /// What the stream said.
@@ -56,7 +56,7 @@ impl Egress {
             entered: self.inner.steps.enter(),
             began: Instant::now(),
             time: now(),
-            counts: Counts::default(),
+            counts: Arc::default(),
             decision: Decision {
                 verdict: Verdict::Deny,
                 rule: None,

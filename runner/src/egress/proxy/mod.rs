@@ -5,17 +5,19 @@
 //! each request.
 
 mod ask;
+mod counted;
 mod dial;
 mod open;
 mod serve;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod within;
 
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,12 +27,14 @@ use tokio::sync::Semaphore;
 
 use super::{
     Transport,
+    intercept::Interceptor,
     policy::{self, Mode, Policy, Verdict},
     record::{Line, Record},
 };
 
 pub use steps::StepId;
 use steps::Steps;
+pub use within::Stopped;
 
 /// Whether an address is one of the host's side: loopback, private, link-local, metadata, the host's own.
 pub type HostSide = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
@@ -74,6 +78,9 @@ struct Inner {
     sockets: Semaphore,
     /// Numbers of questions for names, apart from those of flows.
     questions: AtomicU64,
+    interceptor: OnceLock<Interceptor>,
+    /// Secrets that were stopped, until their step asks.
+    stopped: Mutex<Vec<Stopped>>,
 }
 
 impl std::fmt::Debug for Egress {
@@ -97,6 +104,8 @@ impl Egress {
                 sockets: Semaphore::new(bounds.sockets),
                 bounds,
                 questions: AtomicU64::new(0),
+                interceptor: OnceLock::new(),
+                stopped: Mutex::default(),
             }),
         }
     }

@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use crate::egress::{
+    intercept::leak::Scanner,
     policy::{Needs, Verdict},
     record::Answer,
     sniff::{Beginning, sniff},
@@ -21,7 +22,19 @@ const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 /// What became of a stream.
 pub(super) enum Opened {
     /// The host's side, which has the stream's first bytes already.
-    Host(TcpStream),
+    Host {
+        /// Its socket.
+        host: TcpStream,
+        /// The search in what goes there, for what is no TLS.
+        scanner: Option<Scanner>,
+    },
+    /// The host's side, which has nothing yet: the worker ends the stream's TLS.
+    Within {
+        /// Its socket.
+        host: TcpStream,
+        /// The stream's first bytes.
+        first: Vec<u8>,
+    },
     /// It does not pass; the guest was told, if there are words for it.
     Denied {
         /// Whether it was.
@@ -49,7 +62,9 @@ impl Egress {
         let sniffed = sniff(guest, patience).await?;
         asked.hear(&sniffed.beginning);
         let decision = &mut asked.decision;
-        if decision.verdict.passes() && decision.needs == Needs::Requests {
+        let looks_into = decision.needs == Needs::Requests;
+        let can = matches!(sniffed.beginning, Beginning::Tls(_)) && self.interceptor().is_some();
+        if decision.verdict.passes() && looks_into && !can {
             decision.verdict = Verdict::Deny;
             decision.why = "a rule looks into its TLS, which this sandbox cannot".into();
         }
@@ -61,9 +76,20 @@ impl Egress {
             Ok(host) => host,
             Err(error) => return Ok(Opened::Unreachable(error)),
         };
+        if looks_into {
+            let first = sniffed.bytes;
+            return Ok(Opened::Within { host, first });
+        }
+        let mut scanner = match sniffed.beginning {
+            Beginning::Tls(_) => None,
+            _ => self.scanner(asked),
+        };
+        if let Some(scanner) = &mut scanner {
+            scanner.scan(&sniffed.bytes).map_err(io::Error::other)?;
+        }
         host.write_all(&sniffed.bytes).await?;
         asked.counts.add_sent(sniffed.bytes.len());
-        Ok(Opened::Host(host))
+        Ok(Opened::Host { host, scanner })
     }
 
     /// Connects to where the flow goes, and nowhere else.

@@ -1,6 +1,6 @@
 //! The sandbox's flows, one task each, from the question to the last byte.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 
@@ -8,7 +8,7 @@ use crate::egress::{
     record::Answer,
     stack::{
         Incoming, IncomingReceiver, Pending, PendingDatagrams, PendingStream, Refusal, refusal,
-        relay, relay_datagrams,
+        relay_datagrams, relay_searched,
     },
 };
 
@@ -17,6 +17,7 @@ use super::{
     ask::Asked,
     dial,
     open::{Opened, unreachable},
+    within::broken,
 };
 
 /// How long connections may take to end after their machine is gone.
@@ -87,7 +88,12 @@ impl Egress {
             Err(error) => return Some(Answer::Broken(error.to_string())),
         };
         match self.open(asked, &mut guest).await {
-            Ok(Opened::Host(host)) => broken(relay(guest, host, &asked.counts).await),
+            Ok(Opened::Host { host, scanner }) => {
+                let counts = Arc::clone(&asked.counts);
+                let relayed = relay_searched(guest, host, &counts, scanner).await;
+                broken(self, asked, relayed)
+            }
+            Ok(Opened::Within { host, first }) => self.within(asked, guest, host, first).await,
             Ok(Opened::Denied { told }) => {
                 if !told {
                     guest.reset();
@@ -100,7 +106,7 @@ impl Egress {
             }
             Err(error) => {
                 guest.reset();
-                broken(Err(error))
+                broken(self, asked, Err(error))
             }
         }
     }
@@ -115,7 +121,12 @@ impl Egress {
             }
         };
         match pending.accept().await {
-            Ok(guest) => broken(relay(guest, host, &asked.counts).await),
+            Ok(guest) => {
+                let scanner = self.scanner(asked);
+                let counts = Arc::clone(&asked.counts);
+                let relayed = relay_searched(guest, host, &counts, scanner).await;
+                broken(self, asked, relayed)
+            }
             Err(error) => Some(Answer::Broken(error.to_string())),
         }
     }
@@ -136,10 +147,4 @@ async fn datagrams(asked: &Asked<'_>, to: SocketAddr, pending: PendingDatagrams)
         }
         Err(error) => Some(Answer::Broken(error.to_string())),
     }
-}
-
-fn broken(result: io::Result<()>) -> Option<Answer> {
-    result
-        .err()
-        .map(|error| Answer::Broken(dial::words(&error)))
 }

@@ -79,7 +79,7 @@ async fn through(lab: &Lab, mut asked: Asked<'_>, bytes: &[u8]) -> (Vec<u8>, Ver
     guest.write_all(bytes).await.unwrap();
     guest.shutdown().await.unwrap();
     match lab.egress.open(&mut asked, &mut worker).await.unwrap() {
-        Opened::Host(mut host) => {
+        Opened::Host { mut host, .. } => {
             let copied = tokio::io::copy_bidirectional(&mut worker, &mut host)
                 .await
                 .unwrap();
@@ -89,6 +89,7 @@ async fn through(lab: &Lab, mut asked: Asked<'_>, bytes: &[u8]) -> (Vec<u8>, Ver
                 .add_received(usize::try_from(copied.1).unwrap());
         }
         Opened::Denied { .. } => {}
+        Opened::Within { .. } => panic!("nothing asks for it"),
         Opened::Unreachable(error) => panic!("{error}"),
     }
     let verdict = asked.decision.verdict;

@@ -34,5 +34,5 @@ pub use incoming::{
     AcceptError, Incoming, IncomingReceiver, Pending, PendingDatagrams, PendingStream, Refusal,
 };
 pub use limits::{Limits, Statistics};
-pub use relay::{Counts, Relayed, forward, refusal, relay, relay_datagrams};
+pub use relay::{Counts, Relayed, forward, refusal, relay, relay_datagrams, relay_searched};
 pub use stream::GuestStream;

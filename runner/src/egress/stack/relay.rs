@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use super::datagrams::GuestDatagrams;
 use super::incoming::{Incoming, Pending, Refusal};
 use super::stream::GuestStream;
+use crate::egress::intercept::leak::Scanner;
 
 /// How long a host may take to answer a connection.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -59,11 +60,24 @@ impl Counts {
 /// # Errors
 /// The end that broke; both are closed then.
 pub async fn relay(guest: GuestStream, host: TcpStream, counts: &Counts) -> io::Result<()> {
+    relay_searched(guest, host, counts, None).await
+}
+
+/// The same, and what goes to the host is searched for secrets before it leaves.
+///
+/// # Errors
+/// Also the [`Leak`](crate::egress::intercept::leak::Leak) that was found, as the error's inner one.
+pub async fn relay_searched(
+    guest: GuestStream,
+    host: TcpStream,
+    counts: &Counts,
+    scanner: Option<Scanner>,
+) -> io::Result<()> {
     // Without these it still works.
     let _ = set_socket_keepalive(&host, true);
     let _ = set_tcp_nodelay(&host, true);
     let result = tokio::try_join!(
-        to_host(&guest, &host, counts),
+        to_host(&guest, &host, counts, scanner),
         to_guest(&guest, &host, counts),
     );
     if result.is_err() {
@@ -74,11 +88,30 @@ pub async fn relay(guest: GuestStream, host: TcpStream, counts: &Counts) -> io::
     result.map(|_| ())
 }
 
-async fn to_host(guest: &GuestStream, host: &TcpStream, counts: &Counts) -> io::Result<()> {
+async fn to_host(
+    guest: &GuestStream,
+    host: &TcpStream,
+    counts: &Counts,
+    mut scanner: Option<Scanner>,
+) -> io::Result<()> {
+    // Bytes at the beginning of what is still to be sent that were searched already.
+    let mut searched = 0;
     loop {
-        match guest.take_with(|bytes| host.try_write(bytes)).await {
+        let send = |bytes: &mut [u8]| {
+            if let Some(scanner) = &mut scanner
+                && let Some(fresh) = bytes.get(searched..)
+            {
+                scanner.scan(fresh).map_err(io::Error::other)?;
+                searched = bytes.len();
+            }
+            host.try_write(bytes)
+        };
+        match guest.take_with(send).await {
             Ok(0) => return Ok(shutdown(host, Shutdown::Write)?),
-            Ok(sent) => counts.add_sent(sent),
+            Ok(sent) => {
+                counts.add_sent(sent);
+                searched = searched.saturating_sub(sent);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => host.writable().await?,
             Err(error) => return Err(error),
         }

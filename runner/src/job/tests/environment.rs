@@ -1,6 +1,7 @@
 //! What a step is given and what it leaves for the next.
 
 use super::*;
+use crate::egress::intercept::secrets::Placeholders;
 
 #[tokio::test]
 async fn env_is_layered_and_github_env_holds_for_later_steps() {
@@ -234,4 +235,41 @@ async fn secrets_of_workflows_around_are_hidden_and_not_given() {
     assert_eq!(job.reporter.lines(2).pop().unwrap(), "see *** there");
     let warning = "##[warning]This job has no caches and no artifacts: no room";
     assert!(job.reporter.lines(1).contains(&warning.to_owned()));
+}
+
+#[tokio::test]
+async fn steps_get_placeholders_of_bound_secrets_and_logs_show_neither() {
+    let mut bound = run("", "x ${{x}}");
+    let token = "${{ format('curl -H {0} {1}', secrets.NPM_TOKEN, github.token) }}";
+    bound.inputs = Some(strings(&[("script", token)]));
+    bound.environment = Some(strings(&[
+        ("NPMRC", "${{ secrets.NPMRC }}"),
+        ("FREE", "${{ secrets.FREE }}"),
+        ("TOKEN", "${{ secrets.GITHUB_TOKEN }}"),
+    ]));
+    let mut job = Job::new(vec![bound], |script, request, _| {
+        let npmrc = env(request, "NPMRC").unwrap_or_default();
+        Reply::stdout(format!("{script}\n{npmrc}\nnpm_value\nghs_value\n")).then_exit(0)
+    });
+    job.secret("NPM_TOKEN", "npm_value");
+    // The value within another secret, as in a file of settings.
+    job.secret("NPMRC", "//r.example/:_authToken=npm_value");
+    job.secret("FREE", "not-bound");
+    job.secret("system.github.token", "ghs_value");
+    let pair = |value: &str, placeholder: &str| (value.to_owned().into(), placeholder.to_owned());
+    job.options.placeholders =
+        Placeholders::new(vec![pair("npm_value", "npm_stand-in"), pair("ghs_value", "ghs_stand-in")]);
+    job.execute().await;
+    let scripts = job.scripts();
+    assert_eq!(env(&scripts[0], "NPMRC"), Some("//r.example/:_authToken=npm_stand-in"));
+    assert_eq!(env(&scripts[0], "FREE"), Some("not-bound"));
+    assert_eq!(env(&scripts[0], "TOKEN"), Some("ghs_stand-in"));
+    let given = format!("{:?}", job.sandbox.files());
+    assert!(!given.contains("npm_value") && !given.contains("ghs_value"), "{given}");
+    let lines = job.reporter.lines(2).join("\n");
+    assert!(lines.contains("curl -H *** ***"), "{lines}");
+    let all = job.reporter.everything();
+    for text in ["npm_value", "ghs_value", "npm_stand-in", "ghs_stand-in"] {
+        assert!(!all.contains(text), "{text}: {all}");
+    }
 }
