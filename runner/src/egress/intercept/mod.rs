@@ -14,7 +14,7 @@ pub mod leak;
 mod replay;
 pub mod secrets;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tls;
 pub mod trust;
 

@@ -2,6 +2,6 @@
 
 mod attacks;
 mod certificates;
-mod lab;
+pub(in crate::egress) mod lab;
 mod protocols;
 mod secrets;

@@ -56,7 +56,9 @@ pub async fn install<S: Sandbox>(
         Ok::<_, SandboxError>((path, content))
     });
     let found = try_join_all(read).await?;
-    let bundle = found.iter().find(|(path, content)| content.is_some() && *path != JAVA);
+    let bundle = found
+        .iter()
+        .find(|(path, content)| content.is_some() && *path != JAVA);
     let bundle = bundle.map(|(path, _)| *path);
     let pem = authority.pem();
     let mut files = vec![
@@ -72,7 +74,9 @@ pub async fn install<S: Sandbox>(
         };
         files.extend(with.map(|content| (path.to_owned(), content)));
     }
-    let write = files.iter().map(|(path, content)| sandbox.write_file(path, 0o644, content));
+    let write = files
+        .iter()
+        .map(|(path, content)| sandbox.write_file(path, 0o644, content));
     try_join_all(write).await?;
     Ok(variables(bundle))
 }
@@ -86,10 +90,14 @@ fn appended(mut bundle: Vec<u8>, pem: &str) -> Vec<u8> {
 }
 
 fn variables(bundle: Option<&str>) -> Vec<(String, String)> {
-    let more = MORE.iter().map(|name| ((*name).to_owned(), ALONE.to_owned()));
+    let more = MORE
+        .iter()
+        .map(|name| ((*name).to_owned(), ALONE.to_owned()));
     // A variable that names a file that is not there would have a program trust nobody.
     let whole = bundle.into_iter().flat_map(|bundle| {
-        WHOLE.iter().map(move |name| ((*name).to_owned(), bundle.to_owned()))
+        WHOLE
+            .iter()
+            .map(move |name| ((*name).to_owned(), bundle.to_owned()))
     });
     more.chain(whole).collect()
 }
@@ -108,7 +116,9 @@ mod tests {
         let authority = Authority::draw(None).unwrap();
         let variables = install(&sandbox, &authority).await.unwrap();
         let bundle = String::from_utf8(sandbox.get(BUNDLES[0]).unwrap()).unwrap();
-        assert!(bundle.starts_with("-----BEGIN CERTIFICATE-----\nold\n-----END CERTIFICATE-----\n-----BEGIN"));
+        assert!(bundle.starts_with(
+            "-----BEGIN CERTIFICATE-----\nold\n-----END CERTIFICATE-----\n-----BEGIN"
+        ));
         assert!(bundle.ends_with(authority.pem()) && !bundle.contains("PRIVATE"));
         assert_eq!(sandbox.get(ALONE).unwrap(), authority.pem().as_bytes());
         assert!(sandbox.get(&format!("/etc/ssl/certs/{HASH}.0")).is_some());
@@ -116,7 +126,12 @@ mod tests {
         for path in &BUNDLES[1..] {
             assert!(sandbox.get(path).is_none(), "{path} was made");
         }
-        let value = |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, v)| v.as_str());
+        let value = |name: &str| {
+            variables
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, v)| v.as_str())
+        };
         assert_eq!(value("NODE_EXTRA_CA_CERTS"), Some(ALONE));
         assert_eq!(value("GIT_SSL_CAINFO"), Some(BUNDLES[0]));
     }
@@ -139,7 +154,9 @@ mod tests {
     #[tokio::test]
     async fn without_a_bundle_no_variable_names_one() {
         let sandbox = FakeSandbox::new();
-        let variables = install(&sandbox, &Authority::draw(None).unwrap()).await.unwrap();
+        let variables = install(&sandbox, &Authority::draw(None).unwrap())
+            .await
+            .unwrap();
         let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, MORE);
     }

@@ -13,6 +13,8 @@ use crate::egress::{
     record::{Line, Record, RecordFile, read},
 };
 
+mod within;
+
 use super::{Bounds, Egress, ask::Asked, open::Opened};
 
 /// A network that takes loopback for the outside, and its record.

@@ -10,7 +10,9 @@ use tokio::{
 
 use crate::egress::{
     Transport,
-    intercept::{Interceptor, Judge, Note, Replay, RequestHead, Target, Verdict as Word, leak::Scanner},
+    intercept::{
+        Interceptor, Judge, Note, Replay, RequestHead, Target, Verdict as Word, leak::Scanner,
+    },
     policy::{self, Request, Seen, Verdict},
     record::{Answer, Line},
 };
@@ -55,7 +57,9 @@ impl Egress {
 
     fn stopped(&self) -> std::sync::MutexGuard<'_, Vec<Stopped>> {
         let stopped = &self.inner.stopped;
-        stopped.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        stopped
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn remember(&self, steps: &[Vec<String>], words: &str) {
@@ -81,7 +85,9 @@ impl Egress {
     {
         let interceptor = self.interceptor()?;
         let address = asked.flow.address;
-        let name = asked.name().map_or_else(|| address.to_string(), str::to_owned);
+        let name = asked
+            .name()
+            .map_or_else(|| address.to_string(), str::to_owned);
         let within = Within {
             egress: self.clone(),
             connection: asked.flow.id,
@@ -98,7 +104,9 @@ impl Egress {
         };
         let target = Target::new(&name, asked.flow.port);
         let guest = Replay::new(first, guest);
-        let carried = interceptor.carry(guest, host, target, Arc::new(within)).await;
+        let carried = interceptor
+            .carry(guest, host, target, Arc::new(within))
+            .await;
         let words = carried.err()?.to_string();
         Some(Answer::Broken(words))
     }
@@ -219,7 +227,9 @@ impl Judge for Within {
 
 /// The words of an error that [`Egress::scanner`] found.
 pub(super) fn leak_in(error: &std::io::Error) -> Option<String> {
-    let leak = error.get_ref()?.downcast_ref::<crate::egress::intercept::leak::Leak>()?;
+    let leak = error
+        .get_ref()?
+        .downcast_ref::<crate::egress::intercept::leak::Leak>()?;
     Some(leak.to_string())
 }
 

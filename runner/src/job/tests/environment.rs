@@ -257,15 +257,23 @@ async fn steps_get_placeholders_of_bound_secrets_and_logs_show_neither() {
     job.secret("FREE", "not-bound");
     job.secret("system.github.token", "ghs_value");
     let pair = |value: &str, placeholder: &str| (value.to_owned().into(), placeholder.to_owned());
-    job.options.placeholders =
-        Placeholders::new(vec![pair("npm_value", "npm_stand-in"), pair("ghs_value", "ghs_stand-in")]);
+    job.options.placeholders = Placeholders::new(vec![
+        pair("npm_value", "npm_stand-in"),
+        pair("ghs_value", "ghs_stand-in"),
+    ]);
     job.execute().await;
     let scripts = job.scripts();
-    assert_eq!(env(&scripts[0], "NPMRC"), Some("//r.example/:_authToken=npm_stand-in"));
+    assert_eq!(
+        env(&scripts[0], "NPMRC"),
+        Some("//r.example/:_authToken=npm_stand-in")
+    );
     assert_eq!(env(&scripts[0], "FREE"), Some("not-bound"));
     assert_eq!(env(&scripts[0], "TOKEN"), Some("ghs_stand-in"));
     let given = format!("{:?}", job.sandbox.files());
-    assert!(!given.contains("npm_value") && !given.contains("ghs_value"), "{given}");
+    assert!(
+        !given.contains("npm_value") && !given.contains("ghs_value"),
+        "{given}"
+    );
     let lines = job.reporter.lines(2).join("\n");
     assert!(lines.contains("curl -H *** ***"), "{lines}");
     let all = job.reporter.everything();

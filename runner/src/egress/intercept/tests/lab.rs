@@ -20,7 +20,7 @@ use rcgen::{CertificateParams, Issuer, KeyPair, date_time_ymd};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
     task::JoinHandle,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
@@ -30,14 +30,14 @@ use crate::egress::intercept::{
     secrets::Bindings,
 };
 
-pub(super) type TestBody = UnsyncBoxBody<Bytes, Infallible>;
+pub(in crate::egress) type TestBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A policy that forbids what its list names, and remembers.
 #[derive(Default)]
-pub(super) struct TestJudge {
-    pub(super) denied: Vec<(&'static str, &'static str)>,
-    pub(super) asked: Mutex<Vec<String>>,
-    pub(super) notes: Mutex<Vec<Note>>,
+pub(in crate::egress) struct TestJudge {
+    pub(in crate::egress) denied: Vec<(&'static str, &'static str)>,
+    pub(in crate::egress) asked: Mutex<Vec<String>>,
+    pub(in crate::egress) notes: Mutex<Vec<Note>>,
 }
 
 impl Judge for TestJudge {
@@ -59,7 +59,7 @@ impl Judge for TestJudge {
 }
 
 impl TestJudge {
-    pub(super) fn notes(&self) -> Vec<String> {
+    pub(in crate::egress) fn notes(&self) -> Vec<String> {
         self.notes
             .lock()
             .unwrap()
@@ -71,22 +71,22 @@ impl TestJudge {
 
 /// What a server was sent.
 #[derive(Default, Clone)]
-pub(super) struct Seen {
-    pub(super) line: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
+pub(in crate::egress) struct Seen {
+    pub(in crate::egress) line: String,
+    pub(in crate::egress) headers: HeaderMap,
+    pub(in crate::egress) body: Vec<u8>,
 }
 
 /// A server: its certificate, its protocols and what it saw.
 #[derive(Clone)]
-pub(super) struct Server {
+pub(in crate::egress) struct Server {
     config: Arc<ServerConfig>,
-    pub(super) seen: Arc<Mutex<Vec<Seen>>>,
+    pub(in crate::egress) seen: Arc<Mutex<Vec<Seen>>>,
 }
 
-pub(super) struct Lab {
-    pub(super) interceptor: Arc<Interceptor>,
-    pub(super) judge: Arc<TestJudge>,
+pub(in crate::egress) struct Lab {
+    pub(in crate::egress) interceptor: Arc<Interceptor>,
+    pub(in crate::egress) judge: Arc<TestJudge>,
     root: Issuer<'static, KeyPair>,
 }
 
@@ -99,8 +99,20 @@ fn root() -> (Issuer<'static, KeyPair>, CertificateDer<'static>) {
     (Issuer::new(params, key), certificate.der().clone())
 }
 
+/// An interceptor that trusts the authority of a server for `name`, and that server.
+pub(in crate::egress) fn interceptor_and_server(
+    bindings: Bindings,
+    name: &str,
+) -> (Interceptor, Server) {
+    let (root, certificate) = root();
+    let authority = Authority::draw(None).unwrap();
+    let interceptor = Interceptor::new(authority, &[certificate], Arc::new(bindings)).unwrap();
+    let params = CertificateParams::new([name.to_owned()]).unwrap();
+    (interceptor, server(&params, &root, &["http/1.1"]))
+}
+
 impl Lab {
-    pub(super) fn new(bindings: Bindings, judge: TestJudge) -> Self {
+    pub(in crate::egress) fn new(bindings: Bindings, judge: TestJudge) -> Self {
         let (root, certificate) = root();
         let authority = Authority::draw(None).unwrap();
         let interceptor = Interceptor::new(authority, &[certificate], Arc::new(bindings));
@@ -111,21 +123,25 @@ impl Lab {
         }
     }
 
-    pub(super) fn plain() -> Self {
+    pub(in crate::egress) fn plain() -> Self {
         Self::new(Bindings::none().unwrap(), TestJudge::default())
     }
 
     /// A server with a good certificate for `name`.
-    pub(super) fn server(&self, name: &str, alpn: &[&str]) -> Server {
+    pub(in crate::egress) fn server(&self, name: &str, alpn: &[&str]) -> Server {
         self.server_with(&CertificateParams::new([name.to_owned()]).unwrap(), alpn)
     }
 
-    pub(super) fn server_with(&self, params: &CertificateParams, alpn: &[&str]) -> Server {
+    pub(in crate::egress) fn server_with(
+        &self,
+        params: &CertificateParams,
+        alpn: &[&str],
+    ) -> Server {
         server(params, &self.root, alpn)
     }
 
     /// A server whose certificate nobody signed whom anybody trusts.
-    pub(super) fn stranger(name: &str) -> Server {
+    pub(in crate::egress) fn stranger(name: &str) -> Server {
         server(
             &CertificateParams::new([name.to_owned()]).unwrap(),
             &root().0,
@@ -133,14 +149,14 @@ impl Lab {
         )
     }
 
-    pub(super) fn expired(&self, name: &str) -> Server {
+    pub(in crate::egress) fn expired(&self, name: &str) -> Server {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_after = date_time_ymd(2001, 1, 1);
         self.server_with(&params, &[])
     }
 
     /// Opens a connection of the guest to `name`, before any byte of TLS.
-    pub(super) fn open(
+    pub(in crate::egress) fn open(
         &self,
         name: &str,
         server: &Server,
@@ -158,7 +174,7 @@ impl Lab {
     }
 
     /// What a guest trusts.
-    pub(super) fn trust(&self, alpn: &[&str]) -> ClientConfig {
+    pub(in crate::egress) fn trust(&self, alpn: &[&str]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots
             .add(self.interceptor.authority().der().clone())
@@ -173,7 +189,7 @@ impl Lab {
     }
 
     /// A guest's TLS connection to `name`.
-    pub(super) async fn tls(
+    pub(in crate::egress) async fn tls(
         &self,
         name: &str,
         server: &Server,
@@ -187,7 +203,7 @@ impl Lab {
     }
 
     /// Sends bytes as they are and reads all of the answer.
-    pub(super) async fn raw(&self, name: &str, server: &Server, bytes: &[u8]) -> String {
+    pub(in crate::egress) async fn raw(&self, name: &str, server: &Server, bytes: &[u8]) -> String {
         let mut stream = self.tls(name, server, &["http/1.1"]).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         stream.flush().await.unwrap();
@@ -201,7 +217,7 @@ impl Lab {
     }
 
     /// One request by HTTP/2.
-    pub(super) async fn two(&self, name: &str, server: &Server) -> Two {
+    pub(in crate::egress) async fn two(&self, name: &str, server: &Server) -> Two {
         let stream = self.tls(name, server, &["h2", "http/1.1"]).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
         let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
@@ -211,11 +227,13 @@ impl Lab {
     }
 }
 
-pub(super) struct Two(pub(super) hyper::client::conn::http2::SendRequest<TestBody>);
+pub(in crate::egress) struct Two(
+    pub(in crate::egress) hyper::client::conn::http2::SendRequest<TestBody>,
+);
 
 impl Two {
     /// Sends it; gives the status and the whole answer.
-    pub(super) async fn send(
+    pub(in crate::egress) async fn send(
         &self,
         request: Request<TestBody>,
     ) -> hyper::Result<(u16, HeaderMap, String, Option<HeaderMap>)> {
@@ -228,12 +246,12 @@ impl Two {
     }
 }
 
-pub(super) fn full(text: impl Into<Bytes>) -> TestBody {
+pub(in crate::egress) fn full(text: impl Into<Bytes>) -> TestBody {
     Full::new(text.into()).boxed_unsync()
 }
 
 /// A body in these chunks, with trailers.
-pub(super) fn chunks(parts: Vec<Bytes>, trailers: HeaderMap) -> TestBody {
+pub(in crate::egress) fn chunks(parts: Vec<Bytes>, trailers: HeaderMap) -> TestBody {
     let frames = parts
         .into_iter()
         .map(Frame::data)
@@ -241,7 +259,7 @@ pub(super) fn chunks(parts: Vec<Bytes>, trailers: HeaderMap) -> TestBody {
     StreamBody::new(futures_util::stream::iter(frames.map(Ok))).boxed_unsync()
 }
 
-pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub(in crate::egress) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -263,11 +281,14 @@ fn server(params: &CertificateParams, issuer: &Issuer<'_, KeyPair>, alpn: &[&str
 }
 
 impl Server {
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::egress) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    async fn run(self, stream: DuplexStream) {
+    pub(in crate::egress) async fn run<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let accept = TlsAcceptor::from(Arc::clone(&self.config)).accept(stream);
         let Ok(stream) = accept.await else { return };
         let is_two = stream.get_ref().1.alpn_protocol() == Some(b"h2");

@@ -27,7 +27,10 @@ pub(super) fn with(store: &[u8], certificate: &[u8], at: SystemTime) -> Option<V
     new.extend_from_slice(entries);
     new.extend(TRUSTED.to_be_bytes());
     text(&mut new, ALIAS);
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let since = at
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis();
     new.extend(u64::try_from(since).ok()?.to_be_bytes());
     text(&mut new, "X.509");
     new.extend(u32::try_from(certificate.len()).ok()?.to_be_bytes());
@@ -72,7 +75,10 @@ pub(super) mod tests {
         let two = with(&one, b"second", SystemTime::now()).unwrap();
         assert_eq!(two[8..12], [0, 0, 0, 2]);
         assert!(two.windows(5).any(|part| part == b"first"));
-        assert_eq!(signature(&two[..two.len() - DIGEST]), two[two.len() - DIGEST..]);
+        assert_eq!(
+            signature(&two[..two.len() - DIGEST]),
+            two[two.len() - DIGEST..]
+        );
     }
 
     #[test]
@@ -90,14 +96,23 @@ pub(super) mod tests {
         let authority = crate::egress::intercept::Authority::draw(None).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cacerts");
-        std::fs::write(&path, with(&empty(), authority.der(), SystemTime::now()).unwrap()).unwrap();
+        std::fs::write(
+            &path,
+            with(&empty(), authority.der(), SystemTime::now()).unwrap(),
+        )
+        .unwrap();
         let mut keytool = std::process::Command::new("keytool");
-        keytool.args(["-list", "-storepass", "changeit", "-keystore"]).arg(&path);
+        keytool
+            .args(["-list", "-storepass", "changeit", "-keystore"])
+            .arg(&path);
         let Ok(output) = keytool.output() else {
             eprintln!("not checked: there is no keytool");
             return;
         };
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.contains("mayfly-sandbox") && said.contains("trustedCertEntry"), "{said}");
+        assert!(
+            said.contains("mayfly-sandbox") && said.contains("trustedCertEntry"),
+            "{said}"
+        );
     }
 }
