@@ -299,6 +299,7 @@ mod tests {
                 stopping: 0,
                 assigned: None,
                 ready: true,
+                snapshot_created: Some(at(900)),
                 error: None,
             }],
             workers: vec![WorkerView {

@@ -119,8 +119,12 @@ fn prepare(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
     let installation = Installation::locate()?;
     super::runtime()?.block_on(async {
         let mut interrupts = Interrupts::take()?;
-        let launcher = interrupts.guard(args.machine.launcher(installation)).await;
-        launcher.map(|_| Exit::Success)
+        let launcher = interrupts
+            .guard(args.machine.launcher(installation))
+            .await?;
+        // The supervisor reads when it was made, in seconds since 1970.
+        println!("{}", launcher.template().snapshot.manifest.created);
+        Ok(Exit::Success)
     })
 }
 

@@ -333,6 +333,7 @@ impl Worker {
         run: impl AsyncFnOnce(&JobRequest, &GitHubReporter, Cancellation) -> JobOutcome,
         stop: Cancellation,
     ) -> Result<JobOutcome, WorkerError> {
+        let arrived = Instant::now();
         let names = told::names(job);
         // As debug texts: people who can push choose them.
         tracing::info!(
@@ -360,6 +361,11 @@ impl Worker {
         let running = async {
             let outcome = run(job, &reporter, cancelled).await;
             over(&notices, Phase::Run, begun);
+            if let Some(first) = reporter.began() {
+                let seconds = first.saturating_duration_since(arrived).as_secs_f64();
+                let phase = Phase::FirstStep;
+                notices.tell(&Notice::Phase { phase, seconds });
+            }
             drop(reporter);
             outcome
         };

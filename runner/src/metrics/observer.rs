@@ -55,6 +55,9 @@ impl Metrics {
                 endpoint,
                 failure: Some(kind),
             } => self.protocol_error(endpoint, kind),
+            Happening::Queued { pool, seconds } => {
+                self.phase(value(pool), Phase::Queue, *seconds);
+            }
             // Read from the state when it is asked for.
             Happening::RateLimit(_) => {}
             Happening::OrphanRemoved(pool) => self.orphans_removed(pool, 1),

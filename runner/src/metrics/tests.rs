@@ -17,7 +17,7 @@ use crate::{
     config::{Mode, Pool},
     github::rest::{RateLimit, Scope},
     notice::{JobNames, Notice, Phase},
-    supervisor::state::{State, WorkerState, WorkerView},
+    supervisor::state::{Happening, State, WorkerState, WorkerView},
 };
 
 /// A state and the metrics that watch it.
@@ -196,8 +196,12 @@ fn hostile_names_make_neither_lines_nor_series_without_end() {
 #[test]
 fn a_pool_that_changes_or_goes_leaves_no_old_settings() {
     let watched = watched();
-    let assigned = |jobs| watched.state.pool("sandbox", |pool| pool.assigned = jobs);
-    assigned(Some(3));
+    watched.state.pool("sandbox", |pool| {
+        pool.assigned = Some(3);
+        pool.snapshot_created = Timestamp::from_second(99).ok();
+    });
+    let created = ["mayfly_snapshot_created_timestamp_seconds{", "sandbox"];
+    assert_eq!(watched.series(&created), 99.0);
     let info = ["mayfly_pool_info{", "standard", "acme"];
     assert_eq!(watched.series(&info), 1.0);
     assert_eq!(watched.series(&["mayfly_assigned_jobs{"]), 3.0);
@@ -235,6 +239,8 @@ fn what_github_and_sandboxes_do_is_counted() {
     watched.state.called("sessions", Some(failure));
     watched.state.called("sessions", None);
     watched.metrics.reloaded(false);
+    let (pool, seconds) = ("sandbox", 7.0);
+    watched.state.tell(&Happening::Queued { pool, seconds });
     for (parts, expected) in [
         (["mayfly_egress_bytes_total{", "allow", "received"], 40.0),
         (["mayfly_egress_connections_total{", "deny", ""], 2.0),
@@ -242,6 +248,7 @@ fn what_github_and_sandboxes_do_is_counted() {
         (["mayfly_protocol_errors_total{", "sessions", "server"], 1.0),
         (["mayfly_github_rate_limit_remaining ", "", ""], 4999.0),
         (["mayfly_config_reloads_total{", "failed", ""], 1.0),
+        (["phase_duration_seconds_sum{", "sandbox", "\"queue\""], 7.0),
     ] {
         assert_eq!(watched.series(&parts), expected, "{parts:?}");
     }

@@ -50,6 +50,10 @@ impl Metrics {
             set(&self.pools.capacity, pool.capacity);
             set(&self.pools.idle_wanted, pool.min_idle);
             set(&self.pools.desired, pool.desired);
+            if let Some(created) = pool.snapshot_created {
+                let gauge = self.pools.snapshot_created.with_label_values(&[&name]);
+                gauge.set(created.as_second() as f64);
+            }
             if let Some(assigned) = pool.assigned {
                 set(&self.pools.assigned, assigned);
             }

@@ -7,12 +7,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     pool::Shared,
     source::{SourceError, told},
+    state::Happening,
 };
 use crate::{
     config::Pool,
     github::{
         pause::Backoff,
-        scale_set::{Polled, QueueMessage, ScaleSetError, ScaleSets, Session, Statistics},
+        scale_set::{
+            JobEntry, Polled, QueueMessage, ScaleSetError, ScaleSets, Session, Statistics,
+        },
     },
 };
 
@@ -139,6 +142,12 @@ impl Listener {
                 acquired = got.len(),
                 "jobs were acquired"
             );
+        }
+        let started = entries.iter().filter(|e| e.message_type == "JobStarted");
+        for seconds in started.filter_map(JobEntry::waited) {
+            let pool = &self.pool.name;
+            let state = &self.shared.crew.state;
+            state.tell(&Happening::Queued { pool, seconds });
         }
         if let Some(statistics) = message.statistics {
             self.learn(statistics);

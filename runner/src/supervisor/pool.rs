@@ -20,7 +20,7 @@ use super::{
     listener::Listener,
     record::random_id,
     source::{Source, SourceError, remove_by_rest, told},
-    state::{Happening, WorkerState, WorkerView},
+    state::{Happening, PoolView, WorkerState, WorkerView},
     times::Times,
 };
 use crate::{
@@ -164,8 +164,12 @@ impl PoolTask {
 
     async fn work(&mut self) -> std::convert::Infallible {
         self.until_it_works(async |this| {
-            let prepared = this.shared.crew.program().prepare(&this.pool).await;
-            prepared.map_err(|error| (error.to_string(), None))
+            let crew = &this.shared.crew;
+            let created = crew.program().prepare(&this.pool).await;
+            let created = created.map_err(|error| (error.to_string(), None))?;
+            let keep = |pool: &mut PoolView| pool.snapshot_created = created;
+            crew.state.pool(&this.pool.name, keep);
+            Ok(())
         })
         .await;
         let source = self

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -16,7 +17,7 @@ use rustix::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
     sync::oneshot,
     time::timeout,
@@ -27,6 +28,8 @@ use crate::config::Pool;
 
 /// How long a worker may take to read its configuration; it does so before anything else.
 const HANDOVER: Duration = Duration::from_secs(30);
+/// Most bytes that a worker says when it has made a snapshot.
+const MAX_PREPARED: u64 = 64;
 /// What is the supervisor's own in its environment.
 const OWN_VARIABLES: [&str; 7] = [
     "CREDENTIALS_DIRECTORY",
@@ -105,15 +108,25 @@ impl Program {
         command
     }
 
-    /// Makes the snapshot of a pool's sandboxes where it is not there yet.
+    /// Makes the snapshot of a pool's sandboxes where it is not there yet; when it was made.
     ///
     /// # Errors
     /// If it cannot be started, or says with its exit code that it could not.
-    pub async fn prepare(&self, pool: &Pool) -> io::Result<()> {
+    pub async fn prepare(&self, pool: &Pool) -> io::Result<Option<Timestamp>> {
         let mut command = self.command(pool);
-        let status = command.arg("--prepare").kill_on_drop(true).status().await?;
+        command.arg("--prepare").kill_on_drop(true);
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let mut created = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout
+                .take(MAX_PREPARED)
+                .read_to_string(&mut created)
+                .await?;
+        }
+        let status = child.wait().await?;
         if status.success() {
-            return Ok(());
+            let created = created.trim().parse().ok();
+            return Ok(created.and_then(|seconds| Timestamp::from_second(seconds).ok()));
         }
         let said = end(status);
         Err(io::Error::other(format!(

@@ -85,6 +85,8 @@ pub struct PoolView {
     pub assigned: Option<u32>,
     /// Whether the pool serves; it does not before its snapshot is ready.
     pub ready: bool,
+    /// When its snapshot was made.
+    pub snapshot_created: Option<Timestamp>,
     /// Why it takes no jobs, if it does not.
     pub error: Option<String>,
 }
@@ -180,6 +182,13 @@ pub enum Happening<'a> {
     },
     /// GitHub said how many requests it still allows.
     RateLimit(RateLimit),
+    /// A job of a scale set has its runner.
+    Queued {
+        /// The pool.
+        pool: &'a str,
+        /// How long it waited, in seconds.
+        seconds: f64,
+    },
     /// Runners without workers were removed at GitHub.
     OrphanRemoved(&'a str),
     /// The configuration was read anew, and taken or not.
@@ -304,6 +313,7 @@ impl State {
                 PoolView {
                     assigned: known.and_then(|old| old.assigned),
                     ready: known.is_some_and(|old| old.ready),
+                    snapshot_created: known.and_then(|old| old.snapshot_created),
                     error: known.and_then(|old| old.error.clone()),
                     ..pool_view(pool)
                 }
@@ -440,6 +450,7 @@ fn pool_view(pool: &Pool) -> PoolView {
         stopping: 0,
         assigned: None,
         ready: false,
+        snapshot_created: None,
         error: None,
     }
 }

@@ -14,8 +14,8 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -97,6 +97,7 @@ pub struct GitHubReporter {
     blocks: mpsc::Sender<Block>,
     job: Arc<Mutex<Vec<Annotation>>>,
     feed: Option<Feed>,
+    began: OnceLock<Instant>,
 }
 
 /// The tasks behind a [`GitHubReporter`].
@@ -160,6 +161,7 @@ fn start_with(
         blocks,
         job: Arc::clone(&reporting.job),
         feed,
+        began: OnceLock::new(),
     };
     Ok((reporter, reporting))
 }
@@ -187,6 +189,11 @@ impl Reporting {
 }
 
 impl GitHubReporter {
+    /// When the first step began.
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.began.get().copied()
+    }
+
     /// Sends a block; waits while too many wait already.
     async fn send(&self, document: Document, bytes: Bytes, last: bool, size: u64) {
         let block = Block {
@@ -282,6 +289,7 @@ impl Reporter for GitHubReporter {
     async fn report(&self, event: &Event<'_>) {
         match &event.kind {
             EventKind::StepStarted { step, name, origin } => {
+                self.began.get_or_init(Instant::now);
                 self.steps.started(*step, name, *origin, event.time);
             }
             EventKind::StepsPlanned { steps } => self.steps.planned(steps),

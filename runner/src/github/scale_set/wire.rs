@@ -120,6 +120,22 @@ pub struct JobEntry {
     pub runner_name: String,
     /// How it ended.
     pub result: String,
+    /// When it was queued.
+    pub queue_time: String,
+    /// When it got its runner.
+    pub runner_assign_time: String,
+}
+
+impl JobEntry {
+    /// How long it waited for its runner, in seconds, once both times are known.
+    #[must_use]
+    pub fn waited(&self) -> Option<f64> {
+        let time = |text: &str| text.parse::<jiff::Timestamp>().ok();
+        let (queued, assigned) = (time(&self.queue_time)?, time(&self.runner_assign_time)?);
+        let waited = assigned.duration_since(queued).as_secs_f64();
+        // A time that is not known yet is one of the year 1.
+        (queued > jiff::Timestamp::UNIX_EPOCH && waited >= 0.0).then_some(waited)
+    }
 }
 
 impl QueueMessage {
@@ -141,6 +157,20 @@ impl QueueMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_jobs_wait_is_known_once_both_times_are() {
+        let entry = |queued: &str, assigned: &str| JobEntry {
+            queue_time: queued.into(),
+            runner_assign_time: assigned.into(),
+            ..JobEntry::default()
+        };
+        let (queued, assigned) = ("2026-07-01T10:00:00.5Z", "2026-07-01T10:00:02Z");
+        assert_eq!(entry(queued, assigned).waited(), Some(1.5));
+        assert_eq!(entry(assigned, queued).waited(), None);
+        assert_eq!(entry("0001-01-01T00:00:00Z", assigned).waited(), None);
+        assert_eq!(entry(queued, "").waited(), None);
+    }
 
     #[test]
     fn a_message_is_read_whatever_else_is_in_it() {
