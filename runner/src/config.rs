@@ -114,6 +114,12 @@ impl Installation {
         self.state.join("actions")
     }
 
+    /// Folder of this host's keys.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.state.join("keys")
+    }
+
     /// Folder of what references stood for when they were seen.
     #[must_use]
     pub fn pins(&self) -> PathBuf {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod attestation;
 pub mod checkout;
 pub mod cli;
 pub mod config;

@@ -4,9 +4,10 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use mayfly::sandbox::agent::AgentClient;
+use mayfly_guest::agent::Forward;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     sync::oneshot,
     time::timeout,
 };
@@ -18,8 +19,10 @@ async fn agent() -> (tempfile::TempDir, AgentClient, SocketAddr) {
     let folder = tempfile::tempdir().expect("temporary folder");
     let socket = folder.path().join("socket");
     let served = socket.clone();
-    let listener = mayfly_guest::agent::listen(([127, 0, 0, 1], 0).into()).expect("listens");
-    let address = listener.local_addr().expect("has an address");
+    let mut listener = Forward::listen(([127, 0, 0, 1], 0).into()).expect("listens");
+    let address = listener.address().expect("has an address");
+    let at = folder.path().join("mayfly/sandbox.sock");
+    listener.add_socket(&at).expect("listens at a socket");
     std::thread::spawn(move || {
         mayfly_guest::agent::serve_unix(&served, Path::new("/"), Some(listener)).expect("serves");
     });
@@ -53,6 +56,35 @@ async fn megabytes_go_both_ways_and_each_direction_ends_by_itself() {
     // The sender is dropped, never used, when nothing is left in the guest.
     let released = timeout(LIMIT, released).await.expect("in time");
     assert!(released.is_err());
+}
+
+/// Both ways of a step lead to the same worker, whichever is used first.
+#[tokio::test]
+async fn a_unix_socket_is_carried_as_tcp_is() {
+    let (folder, client, address) = agent().await;
+    let socket = folder.path().join("mayfly/sandbox.sock");
+    let server = tokio::spawn(async move {
+        for _ in 0..4 {
+            let mut stream = client.accept(()).await.expect("accepts");
+            tokio::spawn(async move {
+                let byte = stream.read_u8().await.expect("reads");
+                stream.write_u8(byte + 1).await.expect("writes");
+            });
+        }
+    });
+    for number in [1, 3] {
+        let mut unix = UnixStream::connect(&socket).await.expect("connects");
+        let mut tcp = TcpStream::connect(address).await.expect("connects");
+        unix.write_u8(number).await.expect("writes");
+        tcp.write_u8(number + 100).await.expect("writes");
+        let answers = async { (unix.read_u8().await, tcp.read_u8().await) };
+        let (unix, tcp) = timeout(LIMIT, answers).await.expect("in time");
+        assert_eq!(
+            (unix.expect("reads"), tcp.expect("reads")),
+            (number + 1, number + 101)
+        );
+    }
+    server.await.expect("no panic");
 }
 
 #[tokio::test]

@@ -29,8 +29,8 @@
 //! so that a signal is never stuck behind bytes that the process does not read. A closed connection
 //! kills a process that has not ended yet, and everything it started.
 //!
-//! `Accept` waits for a TCP connection to port [`FORWARD_PORT`] of the sandbox and carries it, so that
-//! steps reach the worker's services without a network. The worker asks once for each connection that
+//! `Accept` waits for a TCP connection to port [`FORWARD_PORT`] of the sandbox, or one at the Unix socket
+//! [`SANDBOX_SOCKET`], and carries it, so that steps reach the worker's services without a network. The worker asks once for each connection that
 //! it is willing to serve; others wait in the kernel. `End` closes one direction of it.
 //!
 //! # Agent
@@ -50,3 +50,7 @@ pub const AGENT_PORT: u32 = 1024;
 /// TCP port in the sandbox whose connections are carried to the worker: below the ephemeral ports,
 /// and of no service that is known.
 pub const FORWARD_PORT: u16 = 20777;
+
+/// Unix socket in the sandbox whose connections are carried to the worker as well. Its folder tells steps
+/// that they are in a sandbox.
+pub const SANDBOX_SOCKET: &str = "/run/mayfly/sandbox.sock";

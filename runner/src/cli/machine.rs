@@ -12,6 +12,7 @@ use mayfly_vmm::config::MachineConfig;
 
 use super::{Failure, progress::Steps};
 use crate::{
+    attestation::{HostKey, ImageName, KeyError},
     config::{Installation, size::parse_mib},
     job::{NodeVersion, Options},
     sandbox::{
@@ -101,6 +102,20 @@ impl Launcher {
             options.image = format!("`{name}`");
         }
         options
+    }
+
+    /// The key of this host, by which sandboxes prove what they are.
+    pub fn host_key(&self) -> Result<HostKey, KeyError> {
+        HostKey::in_folder(&self.installation.keys())
+    }
+
+    /// The image of these sandboxes.
+    pub fn image(&self) -> ImageName {
+        let image = &self.template.image;
+        ImageName {
+            name: image.label(),
+            digest: image.digest.to_string(),
+        }
     }
 
     /// The template.

@@ -21,6 +21,7 @@ mod pin;
 mod progress;
 mod protect;
 mod run;
+mod sandbox;
 mod serve;
 mod snapshot;
 mod status;
@@ -129,6 +130,7 @@ enum Command {
     Pin(pin::PinArgs),
     Action(action::ActionArgs),
     Worker(worker::WorkerArgs),
+    Sandbox(sandbox::SandboxArgs),
     Status(status::StatusArgs),
     Serve(serve::ServeArgs),
 }
@@ -156,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Pin(args) => pin::pin(&args),
         Command::Action(args) => action::action(&args),
         Command::Worker(args) => worker::worker(&args, cli.kvm),
+        Command::Sandbox(args) => sandbox::sandbox(&args),
         Command::Status(args) => status::status(&args),
         Command::Serve(args) => serve::serve(&args, cli.kvm, format),
     };

@@ -42,7 +42,7 @@ use crate::{
         plan::{Plan, RunInputs},
     },
 };
-use job::JobRunner;
+use job::{Given, JobRunner};
 use output::Output;
 use schedule::Schedule;
 
@@ -161,14 +161,15 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
         .map_err(|why| Failure::usage(anyhow::anyhow!("{why}")))?;
     let checkout = Checkout::containing(Path::new(".")).map(Arc::new);
     let loaded = workflow::load(&path).map_err(Failure::usage)?;
-    let (actions, images, refused): (Arc<dyn ActionSource>, _, _) = match &checkout {
+    let (actions, images, pins, refused): (Arc<dyn ActionSource>, _, _, _) = match &checkout {
         Ok(checkout) => {
             let source = &loaded.findings.source;
             let judged = args.pins.enforce(source, checkout, &folders, &images)?;
             let images = images.without(&judged.refused_images);
-            (Arc::new(judged.actions), images, judged.refused)
+            let pins = Some(judged.pins);
+            (Arc::new(judged.actions), images, pins, judged.refused)
         }
-        Err(_) => (folders, images, None),
+        Err(_) => (folders, images, None, None),
     };
     let sources = workflow::Sources {
         actions: &*actions,
@@ -229,19 +230,15 @@ pub fn run(args: &RunArgs, mode: kvm::KvmMode) -> CommandResult {
     for submodule in checkout.submodules() {
         eprintln!("mayfly: not copied: {} (a submodule)", submodule.display());
     }
+    // Without a checkout nothing came this far.
+    let pins = pins.ok_or_else(|| anyhow::anyhow!("nothing is known of the workflow's pins"))?;
     let given = Given {
         env,
         actions,
         images,
+        pins,
     };
     super::runtime()?.block_on(jobs(args, Arc::new(plan), selected, checkout, given))
-}
-
-/// What the command line gives to all jobs.
-struct Given {
-    env: Vec<(String, String)>,
-    actions: Arc<dyn ActionSource>,
-    images: ImageArchives,
 }
 
 async fn jobs(
@@ -262,9 +259,7 @@ async fn jobs(
     let runner = Arc::new(JobRunner::new(
         launcher,
         checkout,
-        given.env,
-        given.actions,
-        given.images,
+        given,
         Arc::clone(&services),
         Arc::clone(&output),
     ));

@@ -28,6 +28,7 @@ use super::{
     rpc,
     token::{JobKey, Permission},
 };
+use crate::attestation::{PROOF_PATH, Witness};
 
 /// How long an address is good.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(3600);
@@ -107,6 +108,8 @@ pub struct JobService {
     pub job: Uuid,
     /// References whose caches it may read; it writes those of the first.
     pub scopes: Vec<String>,
+    /// Who answers what the sandbox is.
+    witness: Option<Witness>,
     key: JobKey,
     table: Mutex<Table>,
 }
@@ -121,9 +124,17 @@ impl JobService {
             run,
             job: Uuid::new_v4(),
             scopes,
+            witness: None,
             key: JobKey::draw()?,
             table: Mutex::default(),
         })
+    }
+
+    /// With somebody who answers what the sandbox is.
+    #[must_use]
+    pub fn with_witness(self, witness: Witness) -> Self {
+        let witness = Some(witness);
+        Self { witness, ..self }
     }
 
     /// Where steps of the sandbox find the services.
@@ -155,9 +166,31 @@ impl JobService {
             let method = method.to_owned();
             return self.call(&method, request).await;
         }
+        if path == PROOF_PATH {
+            return self.prove(&request);
+        }
         match self.blob(request).await {
             Ok(response) => response,
             Err(refused) => refused.response(),
+        }
+    }
+
+    /// What the sandbox is, signed. It is no secret: whoever is in the sandbox may ask.
+    fn prove(&self, request: &Request<Incoming>) -> Response<Content> {
+        let query = request.uri().query().unwrap_or_default();
+        let mut fields = form_urlencoded::parse(query.as_bytes());
+        let nonce = fields.find(|(name, _)| name == "nonce");
+        let nonce = nonce.map(|(_, nonce)| nonce).unwrap_or_default();
+        let refused = |status, why: &str| BlobRefused::new(status, why).response();
+        match &self.witness {
+            _ if request.method() != Method::GET => {
+                refused(StatusCode::METHOD_NOT_ALLOWED, "no such method")
+            }
+            None => refused(StatusCode::NOT_FOUND, "nobody answers what this sandbox is"),
+            Some(witness) => match witness.answer(&nonce) {
+                Err(error) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
+                Ok(answer) => json_response(&json!(answer)),
+            },
         }
     }
 
@@ -177,10 +210,8 @@ impl JobService {
             Ok(answer) => (StatusCode::OK, answer),
             Err(refusal) => refusal.into_parts(),
         };
-        let mut response = Response::new(Content::whole(body.to_string()));
+        let mut response = json_response(&body);
         *response.status_mut() = status;
-        let json = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
         response
     }
 
@@ -298,6 +329,13 @@ impl JobService {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn json_response(body: &serde_json::Value) -> Response<Content> {
+    let mut response = Response::new(Content::whole(body.to_string()));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 /// Azure's Put Blob, Put Block or Put Block List.

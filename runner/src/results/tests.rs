@@ -262,3 +262,72 @@ async fn methods_and_bodies_that_are_none_are_refused_and_another_run_is_not_rea
     let refused = step.call(CACHE, "CreateCacheEntry", long).await;
     assert_eq!(refused.status, 400);
 }
+
+/// Each sandbox's worker answers for its own job, whoever asks and whatever they ask.
+#[tokio::test]
+async fn a_step_gets_a_signed_answer_about_its_own_job_only() {
+    use crate::attestation::{self, Expected, HostKey, ImageName, Pins, Witness, verify};
+
+    const NONCE: &str = "0123456789abcdef";
+    let (folder, run) = run();
+    let key = || HostKey::in_folder(&folder.path().join("keys")).unwrap();
+    let service = |job: &str| {
+        let sandbox = attestation::Sandbox {
+            sandbox: job.to_owned(),
+            run: "1".to_owned(),
+            job: job.to_owned(),
+            repository: "octo/hello".to_owned(),
+            image: ImageName {
+                name: "minimal".to_owned(),
+                digest: "sha256:aa".to_owned(),
+            },
+            pins: Pins {
+                policy: crate::action::policy::PinPolicy::Require,
+                ok: true,
+                violations: std::collections::BTreeMap::new(),
+            },
+            mayfly: "0".to_owned(),
+        };
+        let service = JobService::new(Arc::clone(&run), Vec::new()).unwrap();
+        Arc::new(service.with_witness(Witness::new(key(), sandbox)))
+    };
+    let ask = async |service: &Arc<JobService>, method: &str, query: &str| {
+        let mut step = Step {
+            sender: connect(service).await,
+            token: String::new(),
+            run: String::new(),
+            service: Arc::clone(service),
+        };
+        let url = format!("http://127.0.0.1:20777/sandbox/v1/proof?{query}");
+        step.blob(method, &url, "", "").await
+    };
+    let nonce = format!("nonce={NONCE}");
+    for job in ["build", "deploy"] {
+        // A step may say that it is another job: nobody listens to that.
+        for query in [nonce.clone(), format!("{nonce}&job=deploy&sandbox=deploy")] {
+            let answer = ask(&service(job), "GET", &query).await;
+            assert_eq!(answer.status, 200);
+            let expected = |job: &str| Expected {
+                nonce: Some(NONCE.to_owned()),
+                job: Some(job.to_owned()),
+                ..Expected::default()
+            };
+            let public = key().public();
+            assert!(verify(&answer.body, &public, &expected(job)).is_ok());
+            assert!(verify(&answer.body, &public, &expected("other")).is_err());
+        }
+    }
+    for (method, query, status) in [
+        ("GET", "", 400),
+        ("GET", "nonce=short", 400),
+        ("POST", nonce.as_str(), 405),
+    ] {
+        assert_eq!(
+            ask(&service("build"), method, query).await.status,
+            status,
+            "{query}"
+        );
+    }
+    let silent = Arc::new(JobService::new(Arc::clone(&run), Vec::new()).unwrap());
+    assert_eq!(ask(&silent, "GET", &nonce).await.status, 404);
+}

@@ -1,11 +1,20 @@
-//! Carries TCP connections of steps to the worker, one for each `Accept` request.
+//! Carries connections of steps to the worker, by TCP or at a Unix socket, one for each `Accept` request.
 //!
 //! Memory is bounded: each direction reads only when its last piece is on its way. The worker keeps
 //! its end open until this side closed, so that a hang-up of it always means that it gave up.
 
 use std::{
+    fs,
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::Path,
 };
 
 use rustix::{
@@ -16,45 +25,129 @@ use rustix::{
 use super::{Connection, ConnectionError, connection::PIECE};
 use crate::wire::{Answer, Frame, FrameKind, encode};
 
-/// Listens on `address`, for several processes to accept from.
-///
-/// # Errors
-/// The address cannot be listened on.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    // Another process may take the connection that woke this one.
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+/// Where steps open the connections that are carried. Several processes accept from it, and another one
+/// may take the connection that woke this one, so nothing of it blocks.
+#[derive(Debug)]
+pub struct Forward {
+    tcp: TcpListener,
+    unix: Option<UnixListener>,
+}
+
+impl Forward {
+    /// Listens on an address.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub fn listen(address: SocketAddr) -> io::Result<Self> {
+        let tcp = TcpListener::bind(address)?;
+        tcp.set_nonblocking(true)?;
+        Ok(Self { tcp, unix: None })
+    }
+
+    /// Listens at a Unix socket, too, which everybody in the machine may use. Its folder is made.
+    ///
+    /// # Errors
+    /// The folder or the socket cannot be made.
+    pub fn add_socket(&mut self, path: &Path) -> io::Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+        }
+        let unix = UnixListener::bind(path)?;
+        unix.set_nonblocking(true)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+        self.unix = Some(unix);
+        Ok(())
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// The kernel does not tell it.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    fn accept(&self, from_unix: bool) -> io::Result<Stream> {
+        match &self.unix {
+            Some(unix) if from_unix => Ok(Stream::Unix(unix.accept()?.0)),
+            _ => Ok(Stream::Tcp(self.tcp.accept()?.0)),
+        }
+    }
+}
+
+/// A connection of a step.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nonblocking(true),
+            Self::Unix(stream) => stream.set_nonblocking(true),
+        }
+    }
+
+    fn end_writing(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
 }
 
 /// Waits for a connection and carries it until both sides ended, or either gave up.
-pub(super) fn serve(
-    connection: &mut Connection,
-    listener: &TcpListener,
-) -> Result<(), ConnectionError> {
-    let Some(stream) = wait(connection, listener)? else {
+pub(super) fn serve(connection: &mut Connection, forward: &Forward) -> Result<(), ConnectionError> {
+    let Some(stream) = wait(connection, forward)? else {
         return Ok(());
     };
     connection.answer(&Answer::Accepted)?;
-    stream.set_nonblocking(true)?;
+    stream.set_nonblocking()?;
     Carrier::new(connection, stream).run()
 }
 
 /// Waits for a connection; `None` when the worker wants none any more.
-fn wait(
-    connection: &mut Connection,
-    listener: &TcpListener,
-) -> Result<Option<TcpStream>, ConnectionError> {
+fn wait(connection: &mut Connection, forward: &Forward) -> Result<Option<Stream>, ConnectionError> {
     loop {
-        let mut fds = [
-            PollFd::new(listener, PollFlags::IN),
+        let mut fds = vec![
             PollFd::new(connection, PollFlags::IN | PollFlags::RDHUP),
+            PollFd::new(&forward.tcp, PollFlags::IN),
         ];
+        if let Some(unix) = &forward.unix {
+            fds.push(PollFd::new(unix, PollFlags::IN));
+        }
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let [came, worker] = fds.map(|fd| !fd.revents().is_empty());
+        let happened = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        let (worker, tcp, unix) = (happened(0), happened(1), happened(2));
+        drop(fds);
         if worker {
             if !connection.try_fill()? {
                 return Ok(None);
@@ -63,9 +156,9 @@ fn wait(
                 return Err(ConnectionError::Unexpected(frame.kind));
             }
         }
-        if came {
-            match listener.accept() {
-                Ok((stream, _)) => return Ok(Some(stream)),
+        if tcp || unix {
+            match forward.accept(unix && !tcp) {
+                Ok(stream) => return Ok(Some(stream)),
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -86,7 +179,7 @@ fn is_passing(error: &io::Error) -> bool {
 /// A connection on its way between a step and the worker.
 struct Carrier<'a> {
     connection: &'a mut Connection,
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes for the step: what one read of the worker's stream held.
     to_stream: Vec<u8>,
     written: usize,
@@ -102,7 +195,7 @@ struct Carrier<'a> {
 }
 
 impl<'a> Carrier<'a> {
-    fn new(connection: &'a mut Connection, stream: TcpStream) -> Self {
+    fn new(connection: &'a mut Connection, stream: Stream) -> Self {
         Self {
             connection,
             stream,
@@ -190,7 +283,7 @@ impl<'a> Carrier<'a> {
     fn shut_if_done(&mut self) -> io::Result<()> {
         if self.worker_ended && self.to_stream.is_empty() && !self.shut {
             self.shut = true;
-            self.stream.shutdown(Shutdown::Write)?;
+            self.stream.end_writing()?;
         }
         Ok(())
     }

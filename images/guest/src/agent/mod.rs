@@ -12,13 +12,13 @@ mod service;
 mod tree;
 mod users;
 
-use std::{net::TcpListener, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 pub use cgroup::Cgroup;
 pub use connection::{Connection, ConnectionError};
 pub use exec::{ExecError, run_once, start_service};
 pub use files::{FileError, Root};
-pub use forward::listen;
+pub use forward::Forward;
 pub use service::{ServiceError, serve_unix};
 pub use tree::{TreeError, pack, unpack};
 pub(crate) use users::group_id;
@@ -33,7 +33,7 @@ pub struct Context {
     /// Where processes are put; `None` only outside a sandbox.
     pub steps: Option<Cgroup>,
     /// Whose connections are carried to the worker; `None` carries none.
-    pub forward: Option<TcpListener>,
+    pub forward: Option<Forward>,
 }
 
 /// Answers one request of a sandbox that has its identity.
@@ -71,7 +71,7 @@ pub fn serve(
             result.map(|()| Answer::Done).map_err(|e| e.to_string())
         }
         Request::Accept => match &context.forward {
-            Some(listener) => return forward::serve(connection, listener),
+            Some(forward) => return forward::serve(connection, forward),
             None => Err("waiting for a connection: nothing listens here".to_owned()),
         },
     };

@@ -4,7 +4,6 @@
 use std::{
     convert::Infallible,
     io::{self, Read, Write},
-    net::TcpListener,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,7 +12,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{Context, FileError, Root, serve_connection};
+use super::{Context, FileError, Forward, Root, serve_connection};
 use crate::AGENT_PORT;
 
 /// Why the service ended.
@@ -36,7 +35,7 @@ pub enum ServiceError {
 pub fn serve_unix(
     path: &Path,
     root: &Path,
-    forward: Option<TcpListener>,
+    forward: Option<Forward>,
 ) -> Result<Infallible, ServiceError> {
     let context = Context {
         root: Root::open(root)?,

@@ -1,10 +1,6 @@
 //! The order in which a machine comes up, from the initramfs to a listener.
 
-use std::{
-    fs, io,
-    net::{Ipv4Addr, TcpListener},
-    path::Path,
-};
+use std::{fs, io, net::Ipv4Addr, path::Path};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use thiserror::Error;
@@ -18,8 +14,8 @@ use super::{
     vsock::{Listener, VsockError},
 };
 use crate::{
-    AGENT_PORT, FORWARD_PORT,
-    agent::{Cgroup, Context, ExecError, FileError, Root, listen, run_once},
+    AGENT_PORT, FORWARD_PORT, SANDBOX_SOCKET,
+    agent::{Cgroup, Context, ExecError, FileError, Forward, Root, run_once},
 };
 
 /// Why a machine did not come up.
@@ -87,14 +83,16 @@ pub(super) fn boot() -> Result<Machine, BootError> {
 
 /// What steps reach the worker's services by. Services are of use to some steps only, so a machine
 /// without them comes up too.
-fn forward() -> Option<TcpListener> {
+fn forward() -> Option<Forward> {
     // Not of loopback alone: containers in the sandbox have networks of their own.
     let address = (Ipv4Addr::UNSPECIFIED, FORWARD_PORT).into();
-    let listener = listen(address);
-    if let Err(error) = &listener {
-        eprintln!("mayfly-guest: listening on {address}: {error}");
+    let mut forward = Forward::listen(address)
+        .inspect_err(|error| eprintln!("mayfly-guest: listening on {address}: {error}"))
+        .ok()?;
+    if let Err(error) = forward.add_socket(Path::new(SANDBOX_SOCKET)) {
+        eprintln!("mayfly-guest: listening at {SANDBOX_SOCKET}: {error}");
     }
-    listener.ok()
+    Some(forward)
 }
 
 /// The socket that the command line names. A recipe that is wrong there is still of use.

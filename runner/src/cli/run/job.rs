@@ -8,6 +8,7 @@ use tokio_util::io::SyncIoBridge;
 use super::output::Output;
 use crate::{
     action::{bytes::ActionSource, image_archives::ImageArchives, own::WithCheckout},
+    attestation::{self, KeyError, Pins, SANDBOX_FILE, SANDBOX_VARIABLE, Witness},
     checkout::{Checkout, CheckoutError},
     cli::machine::Launcher,
     expression::value::Object,
@@ -31,15 +32,23 @@ use crate::{
 /// Bytes that may wait between packing and unpacking of the checkout.
 const PIPE_BYTES: usize = 256 * 1024;
 
+/// What the command line gives to all jobs.
+pub struct Given {
+    /// Variables.
+    pub env: Vec<(String, String)>,
+    /// Where actions by reference are found.
+    pub actions: Arc<dyn ActionSource>,
+    /// Archives that stand for container images.
+    pub images: ImageArchives,
+    /// What was found of the workflow's references.
+    pub pins: Pins,
+}
+
 /// Runs jobs, each in a sandbox of its own.
 pub struct JobRunner {
     launcher: Launcher,
     checkout: Arc<Checkout>,
-    env: Vec<(String, String)>,
-    /// Where actions by reference are found.
-    actions: Arc<dyn ActionSource>,
-    /// Archives that stand for container images.
-    images: ImageArchives,
+    given: Given,
     services: Arc<RunServices>,
     /// Where events go.
     pub output: Arc<Output>,
@@ -61,6 +70,12 @@ pub enum RunJobError {
     /// No sandbox.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// No key to prove by what the sandbox is.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The sandbox could not be told what it is.
+    #[error("telling the sandbox what it is: {0}")]
+    Introduce(#[source] SandboxError),
     /// The checkout could not be packed.
     #[error(transparent)]
     Checkout(#[from] CheckoutError),
@@ -77,19 +92,15 @@ impl JobRunner {
     pub fn new(
         launcher: Launcher,
         checkout: Arc<Checkout>,
-        env: Vec<(String, String)>,
-        actions: Arc<dyn ActionSource>,
-        images: ImageArchives,
+        mut given: Given,
         services: Arc<RunServices>,
         output: Arc<Output>,
     ) -> Self {
-        let actions = Arc::new(WithCheckout::new(Arc::clone(&checkout), actions));
+        given.actions = Arc::new(WithCheckout::new(Arc::clone(&checkout), given.actions));
         Self {
             launcher,
             checkout,
-            env,
-            actions,
-            images,
+            given,
             services,
             output,
         }
@@ -116,8 +127,8 @@ impl JobRunner {
             }
             prepared = self.prepare(run) => prepared,
         };
-        let sandbox = match sandbox {
-            Ok(sandbox) => sandbox,
+        let (sandbox, witness) = match sandbox {
+            Ok(prepared) => prepared,
             Err(error) => {
                 self.output
                     .not_started(&run.request.job_display_name, Conclusion::Failure)
@@ -126,7 +137,7 @@ impl JobRunner {
             }
         };
         let mut options = self.options(run);
-        let server = match self.serve(run, &sandbox) {
+        let server = match self.serve(run, &sandbox, witness) {
             Ok((services, server)) => {
                 options.services = Some(services);
                 Some(server)
@@ -149,25 +160,41 @@ impl JobRunner {
         (needs_outcome(run, done), lost)
     }
 
-    async fn prepare(&self, run: &JobRun) -> Result<MicroVm, RunJobError> {
+    async fn prepare(&self, run: &JobRun) -> Result<(MicroVm, Witness), RunJobError> {
+        let witness = Witness::new(self.launcher.host_key()?, self.identity(run));
         let sandbox = self.launcher.restore().await?;
-        let context = run
-            .request
-            .context_data
-            .get("github")
-            .and_then(|github| github.as_object());
-        let repository = context
-            .and_then(|github| github.get("repository"))
-            .and_then(|name| name.as_str())
-            .unwrap_or_default();
+        witness
+            .introduce(&sandbox)
+            .await
+            .map_err(RunJobError::Introduce)?;
+        let repository = github(run, "repository");
         self.copy_checkout(&sandbox, &Layout::new(WORK, repository).workspace)
             .await?;
-        Ok(sandbox)
+        Ok((sandbox, witness))
+    }
+
+    /// What a job's sandbox is.
+    fn identity(&self, run: &JobRun) -> attestation::Sandbox {
+        attestation::Sandbox {
+            sandbox: uuid::Uuid::new_v4().to_string(),
+            run: github(run, "run_id").to_owned(),
+            job: run.request.job_display_name.clone(),
+            repository: github(run, "repository").to_owned(),
+            image: self.launcher.image(),
+            pins: self.given.pins.clone(),
+            mayfly: env!("CARGO_PKG_VERSION").to_owned(),
+        }
     }
 
     /// Answers what actions of this job ask for, until the server is dropped.
-    fn serve(&self, run: &JobRun, sandbox: &MicroVm) -> io::Result<(Services, Server)> {
+    fn serve(
+        &self,
+        run: &JobRun,
+        sandbox: &MicroVm,
+        witness: Witness,
+    ) -> io::Result<(Services, Server)> {
         let service = JobService::new(Arc::clone(&self.services), cache_scopes(&run.request))?;
+        let service = service.with_witness(witness);
         let services = Services {
             address: JobService::address(),
             token: service.token(),
@@ -203,12 +230,22 @@ impl JobRunner {
 
     fn options(&self, run: &JobRun) -> Options {
         let mut options = self.launcher.job_options();
-        options.environment.extend(self.env.iter().cloned());
-        options.actions = Arc::clone(&self.actions);
-        options.container_images = self.images.entries();
+        options
+            .environment
+            .push((SANDBOX_VARIABLE.to_owned(), SANDBOX_FILE.to_owned()));
+        options.environment.extend(self.given.env.iter().cloned());
+        options.actions = Arc::clone(&self.given.actions);
+        options.container_images = self.given.images.entries();
         options.timeout = Duration::try_from_secs_f64(run.timeout_minutes * 60.0).ok();
         options
     }
+}
+
+/// A value of a job's `github` context.
+fn github<'a>(run: &'a JobRun, key: &str) -> &'a str {
+    let context = run.request.context_data.get("github");
+    let value = context.and_then(|context| context.as_object()?.get(key)?.as_str());
+    value.unwrap_or_default()
 }
 
 /// References whose caches a job may read, its own first: as at GitHub also those of the branch that

@@ -21,6 +21,7 @@ use crate::{
         source::{GITHUB_API, GitHub, GitMirror, Upstream},
         store::ActionStore,
     },
+    attestation::Pins,
     checkout::Checkout,
     config::{Installation, Settings},
     printable,
@@ -96,6 +97,8 @@ pub struct Judged {
     pub actions: Pinned,
     /// Images whose given archives are something else, by their keys.
     pub refused_images: BTreeSet<String>,
+    /// The verdict as sandboxes tell it.
+    pub pins: Pins,
     /// The one message about all that may not run, where the policy goes by it.
     pub refused: Option<Failure>,
 }
@@ -112,7 +115,16 @@ fn judge(policy: PinPolicy, enforced: Enforced) -> Judged {
             eprintln!("mayfly: pins = {policy}: {offender}");
         }
     }
+    let violations = enforced.violations().into_iter();
+    let pins = Pins {
+        policy,
+        ok: offenders.is_empty(),
+        violations: violations
+            .map(|(kind, count)| (kind.to_owned(), count))
+            .collect(),
+    };
     Judged {
+        pins,
         actions: enforced.actions,
         refused_images: enforced.refused_images,
         refused,
