@@ -11,7 +11,7 @@ pub const MANIFEST_VERSION: u32 = 1;
 
 /// Raised whenever the builder makes other bytes from the same inputs, so that an image that was
 /// built before is not taken for what would be built now.
-pub const BUILDER_REVISION: u32 = 1;
+pub const BUILDER_REVISION: u32 = 2;
 
 /// File name of the manifest in an image's directory.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -31,6 +31,9 @@ pub struct Manifest {
     pub recipe: Digest,
     /// Digest of the guest agent in the initramfs.
     pub agent: Digest,
+    /// Digest of Mayfly's program in the root, if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Digest>,
     /// The guest kernel.
     pub kernel: Kernel,
     /// The four files.

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, io, path::Path};
 
-use super::{BuildError, BuildOptions, keep, ordinary};
+use super::{BuildError, BuildOptions, keep, kept::Kept, ordinary};
 use crate::{
     progress::Progress,
     recipe::Recipe,
@@ -140,11 +140,30 @@ fn bootstrap(
     if let Some(mirror) = &options.mirror {
         command.arg(mirror);
     }
-    MMDEBSTRAP
+    let all = command
+        .get_args()
+        .map(|word| word.to_string_lossy().into_owned());
+    let mut all: Vec<String> = all.collect();
+    all.push(epoch.to_string());
+    let kept = Kept::new(&options.cache, &all);
+    // One that is damaged is made anew.
+    if let Some(file) = kept.open().filter(|_| !options.rebuild)
+        && let Ok(tree) = unpack_tar(file, spool, epoch, &mut |_| ())
+    {
+        return Ok(tree);
+    }
+    let (tree, recorded) = MMDEBSTRAP
         .stream(command, progress, |stdout, done| {
-            unpack_tar(stdout, spool, epoch, done)
+            let mut recorder = kept.recorder(stdout);
+            let tree = unpack_tar(&mut recorder, spool, epoch, done);
+            tree.map(|tree| (tree, recorder.finish()))
         })?
-        .map_err(|error| BuildError::Root(error.to_string()))
+        .map_err(|error| BuildError::Root(error.to_string()))?;
+    if let Ok(Some(recorded)) = recorded {
+        // Where it cannot be kept, the next build takes its time.
+        let _ = kept.keep(recorded);
+    }
+    Ok(tree)
 }
 
 fn unpack_tar(

@@ -14,6 +14,14 @@ pub enum BuildError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Mayfly's own program cannot be read.
+    #[error("cannot read {}, which steps are to call as `mayfly`: {error}", path.display())]
+    Program {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        error: io::Error,
+    },
     /// The guest agent cannot be used.
     #[error(transparent)]
     Agent(#[from] AgentError),

@@ -4,8 +4,10 @@ mod accounts;
 mod agent;
 mod debian;
 mod error;
+mod kept;
 mod ordinary;
 mod parts;
+mod program;
 
 use std::path::{Path, PathBuf};
 
@@ -47,6 +49,8 @@ impl Recipe {
 pub struct BuildOptions {
     /// The guest agent, a static executable.
     pub agent: PathBuf,
+    /// The program that steps call as `mayfly`; an image that is imported gets none.
+    pub program: PathBuf,
     /// Name of the image; the recipe's if not given.
     pub name: Option<String>,
     /// Build even if there is an image from the same inputs.
@@ -73,6 +77,7 @@ pub(crate) struct Root {
     pub(crate) config: ImageConfig,
     pub(crate) packages: std::collections::BTreeMap<String, String>,
     pub(crate) node: Vec<NodeRuntime>,
+    pub(crate) program: Option<Digest>,
 }
 
 impl ImageStore {
@@ -91,9 +96,10 @@ impl ImageStore {
         let name = options.name.clone().unwrap_or_else(|| recipe.name.clone());
         crate::store::check_name(&name)?;
         let agent = agent::read(&options.agent)?;
+        let program = read_program(&options.program)?;
+        let own = (Digest::of(&agent), Some(Digest::of(&program)));
         if !options.rebuild
-            && let Some(image) =
-                self.cached(recipe, &recipe.source(), &Digest::of(&agent), &name)?
+            && let Some(image) = self.cached(recipe, &recipe.source(), own, &name)?
         {
             return Ok(Built {
                 image,
@@ -102,7 +108,7 @@ impl ImageStore {
         }
         let work = Work::begin(self, recipe, options, agent, progress)?;
         work.finish(self, &name, progress, |work, progress| {
-            work.debian_root(progress)
+            work.debian_root(program, progress)
         })
     }
 
@@ -123,9 +129,9 @@ impl ImageStore {
         let agent = agent::read(&options.agent)?;
         progress.step(format!("Checking {}", archive.display()));
         let archive = Archive::open(archive)?;
+        let own = (Digest::of(&agent), None);
         if !options.rebuild
-            && let Some(image) =
-                self.cached(recipe, &archive.source(), &Digest::of(&agent), name)?
+            && let Some(image) = self.cached(recipe, &archive.source(), own, name)?
         {
             return Ok(Built {
                 image,
@@ -143,7 +149,7 @@ impl ImageStore {
         &self,
         recipe: &Recipe,
         source: &Source,
-        agent: &Digest,
+        (agent, program): (Digest, Option<Digest>),
         name: &str,
     ) -> Result<Option<Image>, BuildError> {
         let _lock = self.lock(&mut || ())?;
@@ -154,7 +160,8 @@ impl ImageStore {
             let manifest = &image.manifest;
             manifest.builder == BUILDER_REVISION
                 && manifest.recipe == digest
-                && manifest.agent == *agent
+                && manifest.agent == agent
+                && (manifest.program == program || manifest.program.is_none())
                 && manifest.source == *source
         });
         let Some(mut image) = found else {
@@ -170,6 +177,13 @@ impl ImageStore {
         }
         Ok(Some(image))
     }
+}
+
+fn read_program(path: &Path) -> Result<Vec<u8>, BuildError> {
+    program::read(path).map_err(|error| BuildError::Program {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 /// A build under way.
@@ -245,6 +259,7 @@ impl<'a> Work<'a> {
             source: root.source,
             recipe: self.recipe.digest(),
             agent: Digest::of(&self.agent),
+            program: root.program,
             kernel: Kernel {
                 package: kernel.name,
                 version: kernel.version,
@@ -267,7 +282,11 @@ impl<'a> Work<'a> {
     }
 
     /// The root that the recipe describes.
-    fn debian_root(&mut self, progress: &mut Progress<'_>) -> Result<Root, BuildError> {
+    fn debian_root(
+        &mut self,
+        program: Vec<u8>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Root, BuildError> {
         let epoch = self.epoch();
         let recipe = self.recipe;
         progress.step(format!(
@@ -303,12 +322,21 @@ impl<'a> Work<'a> {
             working_directory: None,
             env,
         };
+        let put = program::fits(&program, &packages);
+        if put {
+            let content = self.keep(&program)?;
+            tree.put(program::PATH, content, Meta::root(0o755, epoch))
+                .map_err(|error| BuildError::Root(error.to_string()))?;
+        } else {
+            progress.step("Leaving mayfly out: it needs a newer C library than the packages have");
+        }
         Ok(Root {
             tree,
             source: recipe.source(),
             config,
             packages,
             node,
+            program: put.then(|| Digest::of(&program)),
         })
     }
 
@@ -336,6 +364,7 @@ impl<'a> Work<'a> {
             config,
             packages,
             node: Vec::new(),
+            program: None,
         })
     }
 

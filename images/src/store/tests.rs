@@ -59,6 +59,7 @@ fn write_parts(draft: &Draft, content: &str) -> Manifest {
         },
         recipe: Digest::of(b"recipe"),
         agent: Digest::of(b"agent"),
+        program: None,
         kernel: Kernel {
             package: "linux-image".to_owned(),
             version: "6.1".to_owned(),

@@ -103,6 +103,7 @@ fn build(args: &BuildArgs, installation: &Installation, store: &ImageStore) -> C
     };
     let options = BuildOptions {
         agent,
+        program: std::env::current_exe()?,
         name: args.name.clone(),
         rebuild: args.rebuild,
         cache: Installation::cache()?,
