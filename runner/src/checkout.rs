@@ -14,6 +14,9 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
+/// Most files of a folder that is listed without git.
+const MAX_FILES: usize = 200_000;
+
 /// Files of a checkout, as git lists them.
 #[derive(Debug)]
 pub struct Checkout {
@@ -89,6 +92,36 @@ impl Checkout {
                 Ok(_) | Err(_) => {}
             }
         }
+        Ok(checkout)
+    }
+
+    /// All files of a folder, as the workspace of a job has them whose `.git` was not copied.
+    ///
+    /// # Errors
+    /// Whatever keeps a folder from being listed, and that there are too many files.
+    pub fn workspace(root: &Path) -> io::Result<Self> {
+        let mut checkout = Self {
+            root: root.canonicalize()?,
+            files: Vec::new(),
+            submodules: Vec::new(),
+        };
+        let mut open = vec![PathBuf::new()];
+        while let Some(folder) = open.pop() {
+            for entry in fs::read_dir(checkout.root.join(&folder))? {
+                let entry = entry?;
+                let path = folder.join(entry.file_name());
+                match entry.file_type()? {
+                    kind if kind.is_dir() && entry.file_name() != ".git" => open.push(path),
+                    kind if kind.is_file() || kind.is_symlink() => checkout.files.push(path),
+                    _ => {}
+                }
+            }
+            if checkout.files.len() > MAX_FILES {
+                let why = format!("there are more than {MAX_FILES} files");
+                return Err(io::Error::other(why));
+            }
+        }
+        checkout.files.sort();
         Ok(checkout)
     }
 

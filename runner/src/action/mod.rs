@@ -19,6 +19,8 @@ pub mod lockfile;
 pub(crate) mod loopback;
 pub mod manifest;
 pub mod own;
+#[cfg(test)]
+mod own_action_tests;
 pub mod policy;
 pub mod reference;
 pub mod registry;

@@ -20,9 +20,9 @@ use super::{CommandResult, Exit, Failure};
 use crate::action::lockfile::PinKey;
 use crate::action::registry::{Credentials, Registries};
 use crate::action::resolve::{
-    Graph, KnownNumbers, Locks, Offender, Resolver, Update, Wrong, check,
+    Graph, KnownNumbers, Locks, Offender, Resolver, Unknown, Update, Wrong, check,
 };
-use crate::action::source::{GITHUB_API, GitHub, GitMirror, Upstream};
+use crate::action::source::{GITHUB_API, GitHub, GitMirror, NoUpstream, Upstream};
 use crate::action::store::ActionStore;
 use crate::checkout::Checkout;
 use crate::config::{Installation, Settings};
@@ -45,6 +45,12 @@ pub struct PinArgs {
     /// Change nothing; fail on everything that is unpinned, stale, moved or cannot be verified.
     #[arg(long, conflicts_with_all = ["write_sha", "update"])]
     check: bool,
+    /// With --check: look at the files and the lock files only. Whether tags moved is not asked.
+    #[arg(long, requires = "check", conflicts_with = "mirror")]
+    offline: bool,
+    /// Write one JSON object, as --json prints it, into this file, too.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Resolve locked references anew: `owner/repo@ref`, `owner/repo` or an image; without one, all.
     #[arg(long, value_name = "REF", num_args = 0..)]
     update: Option<Vec<String>>,
@@ -79,20 +85,39 @@ pub fn pin(args: &PinArgs) -> CommandResult {
     let store = ActionStore::at(Installation::locate()?.actions());
     let upstream = upstream(args)?;
     let folder = args.paths.first().map(|path| files::folder_of(path));
-    let checkout = Checkout::containing(&folder.unwrap_or_else(|| ".".into()));
+    let checkout = checkout(&folder.unwrap_or_else(|| ".".into()));
     let work = Work {
         args,
         upstream,
         registries: registries()?,
         store,
-        checkout: checkout.ok().map(Arc::new),
+        checkout: checkout.map(Arc::new),
     };
     super::runtime()?.block_on(work.run())
+}
+
+/// The checkout that holds a folder; in a job whose `.git` was not copied, its workspace.
+fn checkout(folder: &Path) -> Option<Checkout> {
+    let found = Checkout::containing(folder).ok();
+    found.or_else(|| {
+        let workspace = std::env::var_os("GITHUB_WORKSPACE")?;
+        let (workspace, folder) = (
+            Path::new(&workspace).canonicalize().ok()?,
+            folder.canonicalize(),
+        );
+        let inside = folder.ok()?.starts_with(&workspace);
+        inside
+            .then(|| Checkout::workspace(&workspace).ok())
+            .flatten()
+    })
 }
 
 /// Where repositories are looked up: in the mirror of the command line or of the configuration, else on
 /// GitHub.
 fn upstream(args: &PinArgs) -> Result<Arc<dyn Upstream>, Failure> {
+    if args.offline {
+        return Ok(Arc::new(NoUpstream));
+    }
     let settings = Settings::load().map_err(Failure::usage)?;
     if let Some(base) = args.mirror.as_ref().or(settings.actions.mirror.as_ref()) {
         return Ok(Arc::new(GitMirror::open(base).map_err(Failure::usage)?));
@@ -202,6 +227,12 @@ impl Work<'_> {
         Resolver::new(Arc::clone(&self.upstream), self.store.clone(), locks)
             .in_checkout(self.checkout.clone())
             .registries(self.registries.clone())
+            .offline(self.args.offline)
+            .ask(!self.args.offline)
+            .unknown(match self.args.offline {
+                true => Unknown::Refuse,
+                false => Unknown::Resolve,
+            })
             .update(update)
             .on_progress(Resolving::new().into_callback())
     }
@@ -269,6 +300,10 @@ impl Work<'_> {
 
     fn tell(&self, mut report: Report, written: Vec<PathBuf>) -> CommandResult {
         report.written = written;
+        if let Some(path) = &self.args.report {
+            let text = serde_json::to_string_pretty(&report.json())?;
+            write::replace(path, &text)?;
+        }
         if self.args.json {
             println!("{}", serde_json::to_string_pretty(&report.json())?);
         } else if self.args.format == Some(Format::Github) {

@@ -106,6 +106,7 @@ pub struct Resolver {
     given: Arc<dyn ActionSource>,
     remembered: Arc<Remembered>,
     given_images: Arc<BTreeSet<String>>,
+    offline: bool,
     registries: Option<Registries>,
     now: String,
     progress: Option<OnProgress>,
@@ -140,6 +141,7 @@ impl Resolver {
             given: Arc::new(NoActions),
             remembered: Arc::default(),
             given_images: Arc::default(),
+            offline: false,
             registries: None,
             now: now.to_string(),
             progress: None,
@@ -181,6 +183,13 @@ impl Resolver {
     pub fn remembering(self, remembered: Remembered) -> Self {
         let remembered = Arc::new(remembered);
         Self { remembered, ..self }
+    }
+
+    /// By the lock files alone: no source is asked, nothing is fetched, and what actions use in turn is what
+    /// the lock says that they use.
+    #[must_use]
+    pub fn offline(self, offline: bool) -> Self {
+        Self { offline, ..self }
     }
 
     /// With images that the person gives, by their keys: no registry is asked for them.

@@ -51,6 +51,19 @@ fn of_source(error: &SourceError) -> Wrong {
     }
 }
 
+/// Fails where a reference names a commit, and the lock has another one for it.
+fn named_as_locked(key: &ActionKey, locked: &LockedAction) -> Result<(), Failure> {
+    let (reference, commit) = (key.reference(), locked.commit);
+    if !is_commit_id(reference) || reference.eq_ignore_ascii_case(&commit.hex()) {
+        return Ok(());
+    }
+    let message = format!(
+        "the lock has the commit {commit} for `{key}`, which names another one: the lock file \
+         was changed by hand; look at its history"
+    );
+    Err(Failure::new(Wrong::Tampered, message))
+}
+
 impl Resolver {
     /// The commit of an action or reusable workflow, with its content in the store.
     pub(super) async fn action(
@@ -61,9 +74,43 @@ impl Resolver {
         let update = self.update.takes(&PinKey::Action(key.clone()));
         let known = self.locks.action(key).or_else(|| self.remembered(key));
         match known.filter(|_| !update) {
+            Some(locked) if self.offline => self.by_lock(repository, key, locked),
+            None if self.offline => Err(Failure::new(
+                Wrong::Unpinned,
+                format!("`{key}` is not in the lock files; run `mayfly pin`"),
+            )),
             Some(locked) => self.locked(repository, key, locked).await,
             None => self.looked_up(repository, key).await,
         }
+    }
+
+    /// What the lock says, as it is: only that it says one thing can be looked at.
+    fn by_lock(
+        &self,
+        repository: &RepositoryName,
+        key: &ActionKey,
+        locked: LockedAction,
+    ) -> Result<FetchedPin, Failure> {
+        named_as_locked(key, &locked)?;
+        let (tree, content) = locked.proof.ok_or_else(|| {
+            let message = format!(
+                "mayfly.lock does not know the content of `{key}` at {}; run `mayfly pin`",
+                locked.commit
+            );
+            Failure::new(Wrong::Stale, message)
+        })?;
+        let here = || self.here();
+        Ok(FetchedPin {
+            repository: repository.clone(),
+            commit: locked.commit,
+            tree,
+            content,
+            version: locked.version,
+            locked: true,
+            resolved: locked.resolved.unwrap_or_else(here),
+            moved: None,
+            unasked: None,
+        })
     }
 
     /// What a reference stood for when it was seen before.
@@ -86,13 +133,7 @@ impl Resolver {
     ) -> Result<FetchedPin, Failure> {
         let (reference, commit) = (key.reference(), locked.commit);
         let named = is_commit_id(reference);
-        if named && !reference.eq_ignore_ascii_case(&commit.hex()) {
-            let message = format!(
-                "the lock has the commit {commit} for `{key}`, which names another one: the lock file \
-                 was changed by hand; look at its history"
-            );
-            return Err(Failure::new(Wrong::Tampered, message));
-        }
+        named_as_locked(key, &locked)?;
         let content = locked.proof.map(|(_, content)| content);
         let upstream = &*self.upstream;
         let proven = fetch(upstream, &self.store, repository, commit, content).await?;

@@ -113,6 +113,10 @@ impl<'a> Walk<'a> {
                 }
             }
             self.resolve().await;
+            if self.resolver.offline {
+                self.used_by_lock(depth);
+                self.resolve().await;
+            }
             level = self.read().await;
             if level.is_empty() {
                 break;
@@ -327,6 +331,29 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Takes what the lock says that the actions and workflows of the next level use, to the end.
+    fn used_by_lock(&mut self, depth: usize) {
+        let Some(lock) = self.resolver.locks.companion.clone() else {
+            return;
+        };
+        for at in self.next.clone() {
+            let (Home::Repository(key), Some(mention)) =
+                (self.nodes[at].home.clone(), self.shape.mention(at))
+            else {
+                continue;
+            };
+            let mut open = lock.uses(&PinKey::Action(key));
+            while let Some(key) = open.pop() {
+                if !self.uses[at].contains(&key)
+                    && let Some(wanted) = wanted(&key)
+                {
+                    open.extend(lock.uses(&key));
+                    self.entry(at, depth + 1, key, wanted, mention.clone());
+                }
+            }
+        }
+    }
+
     /// Reads the files of the next level.
     async fn read(&mut self) -> Vec<(usize, Vec<Read>)> {
         let permits = Arc::new(Semaphore::new(AT_ONCE));
@@ -371,6 +398,7 @@ impl<'a> Walk<'a> {
     /// Where a home's files are; nothing for an entry without a pin, which is an offender itself.
     fn bytes(&self, home: &Home) -> Option<Bytes> {
         match home {
+            Home::Repository(_) if self.resolver.offline => None,
             Home::Checkout => Some(Bytes::Checkout),
             Home::Repository(key) => {
                 if let Some(given) = self.given.get(key) {
@@ -425,6 +453,15 @@ impl<'a> Walk<'a> {
             roots,
             offenders: self.offenders,
         }
+    }
+}
+
+/// What a key of the lock asks for.
+fn wanted(key: &PinKey) -> Option<Wanted> {
+    match key {
+        PinKey::Action(key) => Some(Wanted::Action(key.parts().0, key.clone())),
+        PinKey::Image(name) => ImageReference::parse(name).ok().map(Wanted::Image),
+        PinKey::Local(path) => Some(Wanted::Local(path.clone())),
     }
 }
 

@@ -316,3 +316,59 @@ fn names_of_update_are_spelled_as_keys_are() {
         assert_eq!(update_name(name), key);
     }
 }
+
+/// In a job there may be no network and no `.git`: the files and the lock are there.
+#[test]
+fn offline_only_the_files_are_held_against_the_lock() {
+    let world = World::new();
+    let outer = "runs:\n  using: composite\n  steps:\n    - uses: octo/tool@v1.2.3\n";
+    let folder = world.folder.path().join("git/octo/outer");
+    put(&folder, &[("action.yml", outer)]);
+    for arguments in [
+        &["init", "-q"][..],
+        &["add", "."],
+        &["commit", "-qm", "x"],
+        &["tag", "v1"],
+    ] {
+        git(&folder, arguments);
+    }
+    let ci = CI.to_owned() + "      - uses: octo/outer@v1\n";
+    put(&world.work(), &[(".github/workflows/ci.yml", &ci)]);
+    assert_eq!(world.run(&[]).unwrap(), Exit::Success);
+    let lock = world.read(MAYFLY_LOCK);
+    // Nothing is left but the checkout.
+    fs::remove_dir_all(world.folder.path().join("actions")).unwrap();
+    fs::rename(
+        world.folder.path().join("git/octo"),
+        world.folder.path().join("away"),
+    )
+    .unwrap();
+    let check = || {
+        let report = world.folder.path().join("report.json");
+        let arguments = ["--check", "--offline", "--report", report.to_str().unwrap()];
+        let exit = world.run(&arguments).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+        let offenders = report["offenders"].as_array().unwrap().iter();
+        let kinds = offenders.map(|found| found["kind"].as_str().unwrap().to_owned());
+        assert_eq!(report["ok"], exit == Exit::Success);
+        (exit, kinds.collect::<Vec<_>>())
+    };
+    assert_eq!(check(), (Exit::Success, vec![]));
+    // Something that is new, a nested one that the lock lost, a changed action of the checkout.
+    let new = ci.clone() + "      - uses: octo/new@v1\n";
+    put(&world.work(), &[(".github/workflows/ci.yml", &new)]);
+    assert_eq!(check().0, Exit::Failed);
+    assert!(check().1.contains(&"unpinned".to_owned()));
+    put(&world.work(), &[(".github/workflows/ci.yml", &ci)]);
+    let mut inside = false;
+    let kept = lock.lines().filter(|line| {
+        inside =
+            line.starts_with("    'octo/tool@v1.2.3':") || inside && line.starts_with("        ");
+        !inside
+    });
+    let without: String = kept.map(|line| format!("{line}\n")).collect();
+    put(&world.work(), &[(MAYFLY_LOCK, &without)]);
+    assert!(check().1.contains(&"unpinned".to_owned()), "{without}");
+    put(&world.work(), &[(MAYFLY_LOCK, &lock), ("own/more", "x")]);
+    assert_eq!(check(), (Exit::Failed, vec!["stale".to_owned()]));
+}

@@ -73,7 +73,7 @@ pub(super) fn lock_files(root: &Path, locks: &Locks) -> Result<Vec<PathBuf>, Fai
 }
 
 /// Puts a file's new text in its place whole, with the permissions that it had.
-fn replace(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     let folder = folder_of(path);
     let mut file = tempfile::NamedTempFile::new_in(&folder)?;
     file.write_all(text.as_bytes())?;
