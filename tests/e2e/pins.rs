@@ -1,6 +1,9 @@
 //! A replay of March 2026: all tags of actions are forced to a commit with other code, behind a real git
 //! server, and nothing of it runs. What is refused is refused before a machine is asked for, so those
-//! scenarios run on the host itself; one more runs real guests.
+//! scenarios run on the host itself, as those of `mayfly pin` do; one more runs real guests.
+
+#[path = "pins/cli.rs"]
+mod cli;
 
 use std::{
     fs,
@@ -9,17 +12,11 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use mayfly::action::{
-    lockfile::{ActionPin, Companion, MAYFLY_LOCK, PinKey},
-    resolve::{Locks, Pin, Resolver, Root},
-    source::GitMirror,
-    store::ActionStore,
-};
-use mayfly::workflow::source::Source;
+use mayfly::action::lockfile::MAYFLY_LOCK;
 use mayfly_tests::{
     Ended, bench, finish,
     git_server::{GitServer, git},
-    run_group,
+    repository, run_group,
 };
 use mayfly_vmm::softkvm;
 use tempfile::TempDir;
@@ -38,7 +35,8 @@ fn main() -> ExitCode {
     // Once, and not again on the emulated machine that this process may run itself under.
     if std::env::var_os(softkvm::INSIDE_VARIABLE).is_none() {
         let arguments = Arguments::from_args();
-        let refused = libtest_mimic::run(&arguments, refusals());
+        let trials = refusals().into_iter().chain(cli::trials()).collect();
+        let refused = libtest_mimic::run(&arguments, trials);
         if refused.has_failed() {
             return refused.exit_code();
         }
@@ -136,45 +134,34 @@ impl World {
         finish(command)
     }
 
+    /// Runs `mayfly pin` in the checkout, with the server as the mirror.
+    fn pin(&self, arguments: &[&str]) -> Ended {
+        let url = self.server.url();
+        self.pin_from(&url, arguments)
+    }
+
+    fn pin_from(&self, mirror: &str, arguments: &[&str]) -> Ended {
+        let all = ["pin", "--mirror", mirror].into_iter();
+        let mut command = bench().mayfly(all.chain(arguments.iter().copied()));
+        command
+            .env("MAYFLY_STATE", self.state())
+            .env("GITHUB_STEP_SUMMARY", self.folder.path().join("summary"))
+            .current_dir(self.checkout());
+        finish(command)
+    }
+
     /// Writes the lock file for the workflow as it stands.
-    fn lock(&self) -> Result<(), Failed> {
-        let file = ".github/workflows/ci.yml";
-        let text = fs::read_to_string(self.checkout().join(file))?;
-        let found = mayfly::action::find::in_workflow(&Source::new(file, text))?;
-        let mirror = GitMirror::open(&self.server.url())?;
-        let store = ActionStore::at(self.state().join("actions"));
-        let resolver = Resolver::new(std::sync::Arc::new(mirror), store, Locks::default());
-        let file = file.to_owned();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let graph = runtime.block_on(resolver.resolve(vec![Root {
-            file: file.clone(),
-            found,
-        }]));
-        assert!(graph.offenders.is_empty(), "{:?}", graph.offenders);
-        let mut lock = Companion::default();
-        let keys: Vec<PinKey> = graph.entries.keys().cloned().collect();
-        lock.set_workflow(&file, &keys);
-        for (key, entry) in &graph.entries {
-            let (PinKey::Action(key), Some(Pin::Action(pin))) = (key, &entry.pin) else {
-                continue;
-            };
-            lock.set_action(
-                key,
-                &ActionPin {
-                    reference: pin.version.clone(),
-                    commit: format!("sha1-{}", pin.commit),
-                    tree: format!("sha1-{}", pin.tree),
-                    content: pin.content.to_string().replace(':', "-"),
-                    uses: entry.uses.clone(),
-                    resolved: pin.resolved.clone(),
-                },
-            );
-        }
-        fs::write(self.checkout().join(MAYFLY_LOCK), lock.to_text())?;
+    fn lock(&self) {
+        let _ = self.pin(&[]).expect_code(0);
         self.settle();
-        Ok(())
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.checkout().join(file)).expect("our own file")
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.checkout().join(file), text).expect("our own folder");
     }
 
     /// Whether the code of the moved tags is in a state folder.
@@ -235,7 +222,7 @@ fn refused(ended: Ended, old: &str, new: &str) {
 fn locked() -> Result<(), Failed> {
     let world = World::new(&workflow(&TAGS));
     world.forget(false);
-    world.lock()?;
+    world.lock();
     let _ = world.run("require", &["--dry-run"]).expect_code(0);
     let new = world.move_all_tags();
     for policy in ["require", "lock-on-first-use", "require"] {
@@ -289,17 +276,61 @@ fn unpinned() -> Result<(), Failed> {
         );
     }
     assert!(!world.state().join("actions").exists());
-    // Followed to the end: the image of an action that a called workflow of another repository uses.
+    // Followed to the end: the image of an action that a called workflow of another repository uses. No
+    // registry tells here what it is.
     let ended = world.run("lock-on-first-use", &[]);
-    let nested = "octo/container@v1:action.yml:1:30: unpinned: the image `alpine:3`";
+    let nested = "octo/container@v1:action.yml:1:30: unreachable: ";
     assert!(ended.stderr.contains(nested), "{}", ended.stderr);
     Ok(())
 }
 
+/// What the guests' workflow does besides: it uses this repository's own action, and asks the worker what
+/// its sandbox is.
+const OWN: &str = "      - uses: ./
+        id: own
+        continue-on-error: true
+        with: {require-sandbox: true, paths: .github/workflows/ci.yml}
+      - run: |
+          echo 'the action says ${{ steps.own.outputs.ok }}'
+          test -S /run/mayfly/sandbox.sock && test -f $MAYFLY_SANDBOX
+          mayfly sandbox ask --nonce 0123456789abcdef
+          curl -sS --unix-socket /run/mayfly/sandbox.sock 'http://x/sandbox/v1/proof?nonce=x'; echo
+";
+
+/// What the public key of this host says of the answer in a log, whose job must be this.
+fn proof(world: &World, log: &str, job: &str, nonce: &str) -> Ended {
+    let answer = log
+        .lines()
+        .find_map(|line| Some(&line[line.find("{\"payload\"")?..]));
+    let answer = answer.unwrap_or_else(|| panic!("no answer in\n{log}"));
+    let file = world.folder.path().join("answer.json");
+    fs::write(&file, answer).expect("our own folder");
+    let (file, key) = (
+        file.display().to_string(),
+        world.state().join("keys/sandbox.pub"),
+    );
+    let key = key.display().to_string();
+    let arguments = [
+        "sandbox", "verify", &file, "--key", &key, "--nonce", nonce, "--job", job,
+    ];
+    finish(
+        bench().mayfly(
+            arguments
+                .into_iter()
+                .chain(["--repository", "local/checkout"]),
+        ),
+    )
+}
+
 fn guests() -> Result<(), Failed> {
-    let world = World::new(&workflow(&USED));
+    let world = World::new(&(workflow(&USED) + OWN));
+    fs::copy(
+        repository().join("action.yml"),
+        world.checkout().join("action.yml"),
+    )?;
+    world.settle();
     world.forget(true);
-    world.lock()?;
+    world.lock();
     let machine = ["--cpus", "1", "--memory", "512M"];
     let count = |ended: &Ended, says: &str| {
         ended
@@ -315,6 +346,20 @@ fn guests() -> Result<(), Failed> {
         "{}",
         green.stdout
     );
+    let log = &green.stdout;
+    for part in ["the action says true", "a nonce has 16 to 128 letters"] {
+        assert!(log.contains(part), "no '{part}' in\n{log}");
+    }
+    let nonce = "0123456789abcdef";
+    let told = proof(&world, log, "act", nonce).expect_code(0).stdout;
+    for part in [
+        "pins       require: all right",
+        "image      minimal sha256:",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let _ = proof(&world, log, "deploy", nonce).expect_code(1);
+    let _ = proof(&world, log, "act", "fedcba9876543210").expect_code(1);
 
     let new = world.move_all_tags();
     let audited = world.run("audit", &machine).expect_code(0);
@@ -338,6 +383,11 @@ fn guests() -> Result<(), Failed> {
     assert_eq!(
         (count(&control, HONEST), count(&control, EVIL)),
         (0, 3),
+        "{}",
+        control.stdout
+    );
+    assert!(
+        control.stdout.contains("the action says false"),
         "{}",
         control.stdout
     );

@@ -108,7 +108,7 @@ impl ImageStore {
         }
         let work = Work::begin(self, recipe, options, agent, progress)?;
         work.finish(self, &name, progress, |work, progress| {
-            work.debian_root(program, progress)
+            work.debian_root(&program, progress)
         })
     }
 
@@ -284,7 +284,7 @@ impl<'a> Work<'a> {
     /// The root that the recipe describes.
     fn debian_root(
         &mut self,
-        program: Vec<u8>,
+        program: &[u8],
         progress: &mut Progress<'_>,
     ) -> Result<Root, BuildError> {
         let epoch = self.epoch();
@@ -322,9 +322,9 @@ impl<'a> Work<'a> {
             working_directory: None,
             env,
         };
-        let put = program::fits(&program, &packages);
+        let put = program::fits(program, &packages);
         if put {
-            let content = self.keep(&program)?;
+            let content = self.keep(program)?;
             tree.put(program::PATH, content, Meta::root(0o755, epoch))
                 .map_err(|error| BuildError::Root(error.to_string()))?;
         } else {
@@ -336,7 +336,7 @@ impl<'a> Work<'a> {
             config,
             packages,
             node,
-            program: put.then(|| Digest::of(&program)),
+            program: put.then(|| Digest::of(program)),
         })
     }
 
