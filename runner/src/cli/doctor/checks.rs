@@ -6,7 +6,11 @@ use mayfly_images::store::ImageStore;
 use mayfly_vmm::probe::{self, KvmStatus};
 
 use super::Check;
-use crate::{config::Installation, sandbox::template};
+use crate::{
+    config::{self, CredentialFiles, Installation, Pool, ServeConfig},
+    sandbox::template,
+    supervisor::credentials,
+};
 
 /// Memory below which not even one small sandbox is comfortable.
 const LOW_MEMORY_MIB: u64 = 1024;
@@ -17,7 +21,7 @@ const LOW_DISK_GIB: u64 = 5;
 pub fn all(installation: &Installation) -> Vec<Check> {
     let kvm = probe::probe();
     let usable = matches!(kvm, KvmStatus::Usable { .. });
-    vec![
+    let mut checks = vec![
         cpu(),
         kvm_check(&kvm),
         emulator(usable, installation),
@@ -28,7 +32,59 @@ pub fn all(installation: &Installation) -> Vec<Check> {
         build_tools(),
         images(&installation.state),
         snapshots(installation, usable),
-    ]
+    ];
+    checks.extend(serving(&config::file(), &installation.state));
+    checks
+}
+
+/// The configuration of `mayfly serve`, where there is one.
+fn serving(file: &Path, state: &Path) -> Option<Check> {
+    let text = fs::read_to_string(file).ok()?;
+    // What is no TOML, or is for serving; a file with other settings alone is as good as none.
+    let table: Result<toml::Table, _> = toml::from_str(&text);
+    let serves = |table: &toml::Table| table.contains_key("github") || table.contains_key("pools");
+    if table.is_ok_and(|table| !serves(&table)) {
+        return None;
+    }
+    let mend = "mend it; deploy/config.toml describes every key";
+    let config = match ServeConfig::parse(file, &text) {
+        Ok(config) => config,
+        Err(problems) => {
+            let first = problems.first().map(ToString::to_string);
+            let found = match problems.len() {
+                0 | 1 => first.unwrap_or_default(),
+                number => format!("{} ({number} problems)", first.unwrap_or_default()),
+            };
+            return Some(Check::fail("serve", found, mend));
+        }
+    };
+    let store = ImageStore::open(state);
+    let lacks = |pool: &&Pool| {
+        !store
+            .as_ref()
+            .is_ok_and(|store| store.get(&pool.image).is_ok())
+    };
+    if let Some(pool) = config.pools.iter().find(lacks) {
+        let found = format!("pool {} has no image {}", pool.name, pool.image);
+        let next = format!(
+            "run `mayfly image build {}` with this state folder",
+            pool.image
+        );
+        return Some(Check::fail("serve", found, next));
+    }
+    let key = match &config.github.credentials {
+        CredentialFiles::App { key, .. } => key,
+        CredentialFiles::Token(path) => path,
+    };
+    // What systemd hands to its service alone cannot be looked at from here.
+    if !key.starts_with("/run/credentials")
+        && let Err(error) = credentials::read(&config.github.credentials)
+    {
+        return Some(Check::fail("serve", error.to_string(), mend));
+    }
+    let serves = config.github.place.of(&config.github.scope);
+    let found = format!("{serves}, pools: {}", config.pools.len());
+    Some(Check::pass("serve", found))
 }
 
 fn cpu() -> Check {
@@ -243,4 +299,42 @@ fn in_path(program: &str) -> bool {
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .any(|folder| folder.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::serving;
+    use crate::cli::doctor::Verdict;
+
+    const CONFIG: &str = "[github]\nrepository = \"octo/hello\"\ntoken_file = \"/run/credentials/x/t\"\n\
+                          [[pools]]\nname = \"s\"\nimage = \"standard\"\ncapacity = 1\n";
+
+    fn said(text: &str) -> Option<(Verdict, String)> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        fs::write(&file, text).unwrap();
+        let check = serving(&file, &folder.path().join("state"))?;
+        Some((check.verdict, check.found))
+    }
+
+    #[test]
+    fn the_configuration_is_looked_at_where_it_is_for_serving() {
+        let nowhere = serving(Path::new("/nowhere/config.toml"), Path::new("/nowhere"));
+        assert!(nowhere.is_none());
+        assert!(said("[actions]\npins = \"audit\"\n").is_none());
+        let (verdict, found) = said(CONFIG).unwrap();
+        assert_eq!(verdict, Verdict::Fail);
+        assert!(found.contains("pool s has no image standard"), "{found}");
+        let (verdict, found) = said(&CONFIG.replace("capacity", "capacty")).unwrap();
+        assert_eq!(verdict, Verdict::Fail);
+        assert!(
+            found.contains("capacity") && found.contains("2 problems"),
+            "{found}"
+        );
+        let (verdict, found) = said("[github\n").unwrap();
+        assert_eq!(verdict, Verdict::Fail);
+        assert!(found.contains("config.toml"), "{found}");
+    }
 }
