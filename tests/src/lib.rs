@@ -25,6 +25,7 @@ pub mod git_server;
 pub mod github;
 pub mod guests;
 pub mod measured;
+pub mod memory;
 pub mod npm;
 pub mod processes;
 pub mod scenario;

@@ -67,17 +67,5 @@ pub fn read(files: &CredentialFiles) -> Result<Who, CredentialError> {
 /// [`CredentialError`].
 pub fn client(config: &GitHubConfig) -> Result<Rest, CredentialError> {
     let who = read(&config.credentials)?;
-    let agent = user_agent();
-    Ok(Rest::new(
-        config.place.clone(),
-        config.scope.clone(),
-        who,
-        &agent,
-    )?)
-}
-
-/// What the supervisor calls itself.
-#[must_use]
-pub fn user_agent() -> String {
-    format!("mayfly/{}", env!("CARGO_PKG_VERSION"))
+    Ok(Rest::new(config.place.clone(), config.scope.clone(), who)?)
 }

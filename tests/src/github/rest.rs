@@ -127,8 +127,11 @@ impl State {
             .headers
             .get("user-agent")
             .and_then(|agent| agent.to_str().ok());
-        if !agent.is_some_and(|agent| agent.starts_with("mayfly/") || agent.starts_with('{')) {
-            return self.violation(403, format!("{}: the user agent is {agent:?}", asked.path));
+        if !agent.is_some_and(|agent| ["octocrab", "{"].iter().any(|name| agent.starts_with(name)))
+        {
+            let what = format!("{}: the user agent is {agent:?}", asked.path);
+            self.violation(403, what.clone());
+            return (403, json!({"message": what}));
         }
         match (asked.method.as_str(), path) {
             ("POST", ["app", "installations", id, "access_tokens"]) => self.access_token(id, asked),
