@@ -27,6 +27,8 @@ deploy/build.sh
 
 step "A worker against a strict GitHub on loopback"
 cargo test --locked -p mayfly-tests --test github
+step "The supervisor as a process against the same GitHub"
+cargo test --locked -p mayfly-tests --test supervisor
 
 step "Workflow files and expressions, compared with GitHub's own implementations"
 npm ci --prefix tests/npm --silent

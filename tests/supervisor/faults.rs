@@ -60,8 +60,9 @@ fn crash() -> Result<(), Failed> {
         rig.crash()?;
         assert_eq!(rig.workers()?.len(), 3, "they live on");
         rig.start()?;
-        assert_eq!(rig.in_state(WorkerState::Busy), busy);
-        assert_eq!(rig.in_state(WorkerState::Idle), idle);
+        rig.until("it has found them", |rig| {
+            rig.in_state(WorkerState::Busy) == busy && rig.in_state(WorkerState::Idle) == idle
+        })?;
         let view = rig.view().ok_or("no view")?;
         assert!(
             view.workers.iter().all(|worker| worker.adopted),
@@ -290,8 +291,8 @@ fn sessions() -> Result<(), Failed> {
     let jobs = rig.queue_many(2, "sleep 10");
     rig.until_succeeded(&jobs)?;
     // A crash leaves the session open at GitHub; the next supervisor ends it instead of waiting for it.
+    rig.until("a session is open", |rig| rig.github.scale_sets()[0].1)?;
     rig.crash()?;
-    assert!(rig.github.scale_sets()[0].1);
     rig.start()?;
     let jobs = rig.queue_many(2, "sleep 10");
     rig.until_succeeded(&jobs)?;

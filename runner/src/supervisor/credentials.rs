@@ -67,5 +67,17 @@ pub fn read(files: &CredentialFiles) -> Result<Who, CredentialError> {
 /// [`CredentialError`].
 pub fn client(config: &GitHubConfig) -> Result<Rest, CredentialError> {
     let who = read(&config.credentials)?;
-    Ok(Rest::new(config.place.clone(), config.scope.clone(), who)?)
+    let agent = user_agent();
+    Ok(Rest::new(
+        config.place.clone(),
+        config.scope.clone(),
+        who,
+        &agent,
+    )?)
+}
+
+/// What the supervisor calls itself.
+#[must_use]
+pub fn user_agent() -> String {
+    format!("mayfly/{}", env!("CARGO_PKG_VERSION"))
 }

@@ -156,13 +156,28 @@ impl PoolTask {
             // A sender that is gone says the same as one that tells us to stop.
             let _ = stop.wait_for(|stop| *stop).await;
         };
-        tokio::select! {
-            () = stopped => {}
-            never = self.work() => match never {},
+        let opened = tokio::select! {
+            () = stopped => None,
+            source = self.open() => Some(source),
+        };
+        // From here on it stops between two steps only: a runner that was made gets its worker.
+        match opened {
+            None => {}
+            Some(source @ Source::Jit { .. }) => self.keep(&source).await,
+            Some(Source::Set { rest, sets, set }) => {
+                let (shared, pool) = (Arc::clone(&self.shared), self.pool.clone());
+                let listener = Listener::new(shared, pool, Arc::clone(&sets), set);
+                let source = Source::Set { rest, sets, set };
+                tokio::select! {
+                    never = listener.listen() => match never {},
+                    () = self.keep(&source) => {}
+                }
+            }
         }
     }
 
-    async fn work(&mut self) -> std::convert::Infallible {
+    /// Makes all ready that workers need.
+    async fn open(&mut self) -> Source {
         self.until_it_works(async |this| {
             let crew = &this.shared.crew;
             let created = crew.program().prepare(&this.pool).await;
@@ -182,17 +197,7 @@ impl PoolTask {
         self.shared.opened(&self.pool.name, source.clone());
         self.known_version().await;
         self.error(None);
-        match &source {
-            Source::Jit { .. } => self.keep(&source).await,
-            Source::Set { sets, set, .. } => {
-                let (shared, sets) = (Arc::clone(&self.shared), Arc::clone(sets));
-                let listener = Listener::new(shared, self.pool.clone(), sets, *set);
-                tokio::select! {
-                    never = listener.listen() => never,
-                    never = self.keep(&source) => never,
-                }
-            }
-        }
+        source
     }
 
     /// Waits for the version that workers report, but not for ever: they know one themselves.
@@ -236,10 +241,11 @@ impl PoolTask {
         self.shared.crew.state.serves(&self.pool.name, error);
     }
 
-    /// Keeps as many workers as are wanted.
-    async fn keep(&mut self, source: &Source) -> std::convert::Infallible {
+    /// Keeps as many workers as are wanted, until it is told to stop.
+    async fn keep(&mut self, source: &Source) {
         let crew = Arc::clone(&self.shared.crew);
-        loop {
+        let mut stop = self.stop.clone();
+        while !*stop.borrow() {
             let mut changed = pin!(crew.changed());
             // From here on no change is missed.
             changed.as_mut().enable();
@@ -266,6 +272,7 @@ impl PoolTask {
             tokio::select! {
                 () = changed => {}
                 () = sleep_until(until) => {}
+                told = stop.changed() => if told.is_err() { return },
             }
         }
     }

@@ -127,8 +127,7 @@ impl State {
             .headers
             .get("user-agent")
             .and_then(|agent| agent.to_str().ok());
-        if !agent.is_some_and(|agent| ["octocrab", "{"].iter().any(|name| agent.starts_with(name)))
-        {
+        if !agent.is_some_and(|agent| ["mayfly/", "{"].iter().any(|name| agent.starts_with(name))) {
             let what = format!("{}: the user agent is {agent:?}", asked.path);
             self.violation(403, what.clone());
             return (403, json!({"message": what}));

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::{
     HeaderMap, Method, StatusCode,
-    header::{AUTHORIZATION, HeaderValue},
+    header::{AUTHORIZATION, HeaderValue, USER_AGENT},
     http::request::Builder,
 };
 use jiff::Timestamp;
@@ -100,7 +100,7 @@ impl Rest {
     ///
     /// # Errors
     /// [`RestError::Setup`].
-    pub fn new(place: Place, scope: Scope, who: Who) -> Result<Self, RestError> {
+    pub fn new(place: Place, scope: Scope, who: Who, user_agent: &str) -> Result<Self, RestError> {
         let setup = |cause: &dyn std::error::Error| RestError::Setup(causes(cause));
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
