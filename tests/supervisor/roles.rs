@@ -204,6 +204,5 @@ fn times() -> WorkerTimes {
         renew: ms(600),
         past_lock: ms(3000),
         report: Duration::from_secs(5),
-        ..WorkerTimes::default()
     }
 }
