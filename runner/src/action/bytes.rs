@@ -7,6 +7,7 @@
 use std::{
     fmt::Debug,
     io::{self, Write},
+    pin::Pin,
     sync::Arc,
 };
 
@@ -29,6 +30,16 @@ pub trait ActionSource: Debug + Send + Sync {
         None
     }
 
+    /// Makes references known that a job is about to use, all that one file names at once. A source that
+    /// knew them before has nothing to do.
+    ///
+    /// # Errors
+    /// [`SourceError`] when none of them may be used.
+    fn prepare<'a>(&'a self, references: &'a [RepositoryReference]) -> Preparing<'a> {
+        let _ = references;
+        Box::pin(async { Ok(Prepared::default()) })
+    }
+
     /// The name under which a container image is pulled: by its digest where images are pinned.
     ///
     /// # Errors
@@ -41,6 +52,18 @@ pub trait ActionSource: Debug + Send + Sync {
     fn refuses_unpinned(&self) -> bool {
         false
     }
+}
+
+/// [`ActionSource::prepare`] on its way.
+pub type Preparing<'a> = Pin<Box<dyn Future<Output = Result<Prepared, SourceError>> + Send + 'a>>;
+
+/// What the job's log says of references that became known.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Lines.
+    pub lines: Vec<String>,
+    /// What is wrong and stops nothing.
+    pub warnings: Vec<String>,
 }
 
 /// The bytes of a repository at a ref.
@@ -75,6 +98,9 @@ pub enum SourceError {
          in the workflow or in an action of the checkout, or give a folder for it with `--action {0}=FOLDER`"
     )]
     Late(String),
+    /// Something that the job uses may not run, so nothing of it is prepared.
+    #[error("{0}")]
+    Policy(String),
     /// It is not what may run, which was told with all other pins.
     #[error("the action {reference} may not run: {why}")]
     Refused {
@@ -92,6 +118,24 @@ pub struct NoActions;
 impl ActionSource for NoActions {
     fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError> {
         Err(SourceError::Unknown(bundle(reference)))
+    }
+}
+
+/// Knows no actions, and why.
+#[derive(Debug, Clone)]
+pub struct NoSource(pub String);
+
+impl ActionSource for NoSource {
+    fn find(&self, _: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError> {
+        Err(SourceError::Policy(self.0.clone()))
+    }
+
+    fn image(&self, _: &str) -> Result<String, ImageRefused> {
+        Err(ImageRefused::Unknown(self.0.clone()))
+    }
+
+    fn refuses_unpinned(&self) -> bool {
+        true
     }
 }
 

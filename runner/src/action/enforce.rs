@@ -130,6 +130,12 @@ impl Enforcer {
         })
     }
 
+    /// The images that are pinned where no file was followed: those of the lock files.
+    #[must_use]
+    pub fn locked_images(&self) -> ImagePins {
+        ImagePins::new(self.policy, BTreeMap::new(), self.locks.clone())
+    }
+
     fn resolver(&self, memory: &Memory) -> Resolver {
         let none = || Arc::new(super::source::NoUpstream) as Arc<dyn Upstream>;
         let upstream = self.upstream.clone().unwrap_or_else(none);

@@ -1,6 +1,6 @@
 //! A small HTTP server for tests, on this machine only.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,6 +13,7 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
     pub(crate) accept: Option<String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What it answers.
@@ -70,7 +71,9 @@ impl Server {
 }
 
 fn serve(stream: &TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> Reply) {
-    let mut lines = BufReader::new(stream).lines();
+    let mut reader = BufReader::new(stream);
+    let mut lines = reader.by_ref().lines();
+    let mut length = 0;
     let Some(Ok(first)) = lines.next() else {
         return;
     };
@@ -90,8 +93,13 @@ fn serve(stream: &TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) ->
         match name.to_ascii_lowercase().as_str() {
             "authorization" => asked.authorization = Some(value.to_owned()),
             "accept" => asked.accept = Some(value.to_owned()),
+            "content-length" => length = value.parse().unwrap_or_default(),
             _ => {}
         }
+    }
+    asked.body.resize(length, 0);
+    if reader.read_exact(&mut asked.body).is_err() {
+        return;
     }
     log.lock().unwrap().push(asked.clone());
     let reply = answer(&asked);

@@ -9,7 +9,7 @@ use std::{
 use crate::checkout::Checkout;
 
 use super::{
-    bytes::{ActionBytes, ActionSource, SourceError},
+    bytes::{ActionBytes, ActionSource, Preparing, SourceError},
     enforce::ImageRefused,
     reference::RepositoryReference,
 };
@@ -31,6 +31,10 @@ impl WithCheckout {
 impl ActionSource for WithCheckout {
     fn find(&self, reference: &RepositoryReference) -> Result<Arc<dyn ActionBytes>, SourceError> {
         self.others.find(reference)
+    }
+
+    fn prepare<'a>(&'a self, references: &'a [RepositoryReference]) -> Preparing<'a> {
+        self.others.prepare(references)
     }
 
     fn image(&self, image: &str) -> Result<String, ImageRefused> {

@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal, Read},
     path::PathBuf,
     process,
+    sync::Arc,
     time::Instant,
 };
 
@@ -17,12 +18,18 @@ use super::{
     machine::{Launcher, MachineArgs},
 };
 use crate::{
-    config::Installation,
+    action::{
+        bytes::{ActionSource, NoActions, NoSource},
+        policy::PinPolicy,
+    },
+    config::{Installation, Settings},
     github::{
         broker::Identity,
+        http::Http,
         jit::{JitConfig, MAX_JIT_CONFIG},
+        launch::{self, ActionPolicy, LaunchTimes},
         report::GitHubReporter,
-        worker::{Ended, Times, Worker},
+        worker::{Ended, Times, Worker, WorkerError},
     },
     job::{
         self, Cancellation, cancellation,
@@ -54,6 +61,14 @@ pub struct WorkerArgs {
     /// older than about a month.
     #[arg(long, value_name = "VERSION", default_value = RUNNER_VERSION, env = "MAYFLY_RUNNER_VERSION")]
     runner_version: String,
+    /// What must be known of actions and images before a job begins [default: require, or what the
+    /// configuration says]
+    #[arg(long, value_enum, value_name = "POLICY", env = "MAYFLY_PINS")]
+    pins: Option<PinPolicy>,
+    /// Folder or URL below which git repositories of actions lie as `owner/repo`: they come from there
+    /// instead of from GitHub's archives [default: what the configuration says]
+    #[arg(long, value_name = "DIR|URL", env = "MAYFLY_MIRROR")]
+    mirror: Option<String>,
     /// Named pipe on which a supervisor is told what happens.
     #[arg(long, value_name = "PIPE", hide = true)]
     notices: Option<PathBuf>,
@@ -74,6 +89,7 @@ pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
     let config = read_config()?;
     let notices = notices(args)?;
     let installation = Installation::locate()?;
+    let policy = policy(args, &installation)?;
     let name = config.runner.agent_name.clone();
     let agent = format!("mayfly/{}", env!("CARGO_PKG_VERSION"));
     super::runtime()?.block_on(async {
@@ -82,12 +98,18 @@ pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
         let launcher = interrupts
             .guard(args.machine.launcher(installation))
             .await?;
+        let machine = Machine {
+            launcher,
+            notices: notices.clone(),
+            policy,
+            http: Http::new(&agent).map_err(WorkerError::Setup)?,
+            name,
+        };
         let worker =
             Worker::new(config, identity(args), &agent, Times::default())?.telling(notices.clone());
         let (canceller, stop) = cancellation();
         let run = async |request: &JobRequest, reporter: &GitHubReporter, cancelled| {
-            let told = (&launcher, &notices);
-            run_job(told, &name, request, reporter, cancelled).await
+            machine.run(request, reporter, cancelled).await
         };
         let life = worker.live(run, stop);
         tokio::pin!(life);
@@ -128,6 +150,14 @@ fn prepare(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
     })
 }
 
+/// What this machine says of actions: flags, then the configuration.
+fn policy(args: &WorkerArgs, installation: &Installation) -> Result<ActionPolicy, Failure> {
+    let settings = Settings::load().map_err(Failure::usage)?.actions;
+    let pins = args.pins.or(settings.pins).unwrap_or_default();
+    let mirror = args.mirror.clone().or(settings.mirror);
+    Ok(ActionPolicy::new(installation, pins, mirror))
+}
+
 /// The supervisor's pipe, if there is a supervisor.
 fn notices(args: &WorkerArgs) -> Result<Notices, Failure> {
     let Some(pipe) = &args.notices else {
@@ -160,27 +190,65 @@ fn identity(args: &WorkerArgs) -> Identity {
     }
 }
 
-/// Restores a sandbox for the job, runs it there, and destroys the sandbox.
-async fn run_job(
-    (launcher, notices): (&Launcher, &Notices),
-    name: &str,
+/// What jobs run on, and with.
+struct Machine {
+    launcher: Launcher,
+    notices: Notices,
+    policy: ActionPolicy,
+    http: Http,
+    /// The runner's name.
+    name: String,
+}
+
+impl Machine {
+    /// Restores a sandbox for the job, runs it there, and destroys the sandbox.
+    async fn run(
+        &self,
+        request: &JobRequest,
+        reporter: &GitHubReporter,
+        cancelled: Cancellation,
+    ) -> JobOutcome {
+        let mut options = job::Options {
+            runner_name: self.name.clone(),
+            ..self.launcher.job_options()
+        };
+        let user = options.user.clone();
+        let sandbox = prepared(&self.launcher, &self.notices, request, user.as_deref());
+        let (sandbox, actions) = tokio::join!(sandbox, self.actions(request));
+        let sandbox = match sandbox {
+            Ok(sandbox) => sandbox,
+            Err(why) => {
+                tracing::error!("no sandbox for the job: {why:#}");
+                reporter.blames_machine(&format!("no sandbox for the job: {why:#}"));
+                return job::never_begun(request, reporter, &format!("{why:#}")).await;
+            }
+        };
+        options.actions = actions;
+        execute(request, &options, sandbox, reporter, cancelled).await
+    }
+
+    /// Where the actions of a job come from. What keeps them from coming is told where one is used.
+    async fn actions(&self, request: &JobRequest) -> Arc<dyn ActionSource> {
+        if !launch::is_needed(request) {
+            return Arc::new(NoActions);
+        }
+        let (notices, times) = (self.notices.clone(), LaunchTimes::default());
+        let actions = launch::actions(&self.http, request, &self.policy, notices, times);
+        match actions.await {
+            Ok(actions) => Arc::new(actions),
+            Err(why) => Arc::new(NoSource(why.to_string())),
+        }
+    }
+}
+
+async fn execute(
     request: &JobRequest,
+    options: &job::Options,
+    sandbox: MicroVm,
     reporter: &GitHubReporter,
     cancelled: Cancellation,
 ) -> JobOutcome {
-    let options = job::Options {
-        runner_name: name.to_owned(),
-        ..launcher.job_options()
-    };
-    let sandbox = match prepared(launcher, notices, request, options.user.as_deref()).await {
-        Ok(sandbox) => sandbox,
-        Err(why) => {
-            tracing::error!("no sandbox for the job: {why:#}");
-            reporter.blames_machine(&format!("no sandbox for the job: {why:#}"));
-            return job::never_begun(request, reporter, &format!("{why:#}")).await;
-        }
-    };
-    let outcome = job::execute(request, &options, &sandbox, reporter, cancelled).await;
+    let outcome = job::execute(request, options, &sandbox, reporter, cancelled).await;
     let suspect = outcome.result == Conclusion::Failure;
     if let Some((ended, console)) = sandbox.finish(suspect).await {
         reporter.blames_machine(&format!("the sandbox of the job was lost: {ended}"));

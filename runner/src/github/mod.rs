@@ -9,6 +9,7 @@ pub mod feed;
 pub mod http;
 pub mod jit;
 pub mod key;
+pub mod launch;
 pub mod message;
 pub mod pause;
 pub mod report;

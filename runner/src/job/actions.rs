@@ -1,7 +1,7 @@
 //! The actions of one job: found, read on the host, and copied into the sandbox once.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use tokio_util::io::SyncIoBridge;
 
 use crate::{
     action::{
-        bytes::{ActionBytes, SourceError, bundle, is_own, reference_of},
+        bytes::{ActionBytes, Prepared, SourceError, bundle, is_own, reference_of},
         manifest::{MANIFEST_NAMES, MAX_MANIFEST, Manifest, ManifestError},
         reference::{Reference, ReferenceError, RepositoryReference, local_path},
     },
@@ -249,7 +249,8 @@ impl Actions {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Loads what the composite actions among `steps` use in turn, all that is used by reference.
+    /// Loads what the composite actions among `steps` use in turn, all that is used by reference, level by
+    /// level: the source is asked for those of a level at once. Gives what the log says of it.
     pub(super) async fn load_all<S: Sandbox>(
         &self,
         sandbox: &S,
@@ -257,27 +258,50 @@ impl Actions {
         context: &JobContext<'_>,
         steps: Vec<StepAction>,
         depth: usize,
-    ) -> Result<(), ActionError> {
-        // What was looked at, and how deep: a circle ends at the limit, a tree is walked once.
-        let mut deepest: HashMap<String, usize> = HashMap::new();
-        let mut open: Vec<_> = steps.into_iter().map(|step| (step, depth)).rev().collect();
-        while let Some((step, depth)) = open.pop() {
-            let Some(reference) = self.reference_of(&step)? else {
-                continue;
-            };
+    ) -> Result<Prepared, ActionError> {
+        let mut said = Prepared::default();
+        let mut level = steps;
+        // A circle ends at the limit.
+        for depth in depth.. {
+            let level_now = self.each_once(std::mem::take(&mut level))?;
+            if level_now.is_empty() {
+                break;
+            }
             if depth > MAX_DEPTH {
                 return Err(ActionError::Depth);
             }
-            let seen = deepest.entry(reference.to_string()).or_default();
-            if *seen > depth {
-                continue;
+            let is_asked = |reference: &RepositoryReference| {
+                options.actions.own().is_none() || !self.is_own(reference)
+            };
+            let references = level_now.iter().map(|(_, reference)| reference);
+            let references: Vec<_> = references.filter(|of| is_asked(of)).cloned().collect();
+            let prepared = options.actions.prepare(&references).await?;
+            said.lines.extend(prepared.lines);
+            said.warnings.extend(prepared.warnings);
+            for (step, _) in level_now {
+                let action = self.load(sandbox, options, context, &step).await?;
+                let inner = action.manifest.steps().iter();
+                level.extend(inner.map(|inner| inner.request.action.clone()));
             }
-            *seen = depth + 1;
-            let action = self.load(sandbox, options, context, &step).await?;
-            let inner = action.manifest.steps().iter().rev();
-            open.extend(inner.map(|inner| (inner.request.action.clone(), depth + 1)));
         }
-        Ok(())
+        Ok(said)
+    }
+
+    /// Those of some steps that run an action by reference, each action once.
+    fn each_once(
+        &self,
+        steps: Vec<StepAction>,
+    ) -> Result<Vec<(StepAction, RepositoryReference)>, ActionError> {
+        let mut seen = HashSet::new();
+        let mut once = Vec::new();
+        for step in steps {
+            if let Some(reference) = self.reference_of(&step)?
+                && seen.insert(reference.to_string())
+            {
+                once.push((step, reference));
+            }
+        }
+        Ok(once)
     }
 }
 

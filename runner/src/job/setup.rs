@@ -67,7 +67,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
                 for warning in warnings {
                     log.warning(&warning).await;
                 }
-                self.prepare_all(&log).await
+                self.prepare_all(&mut log).await
             }
             Err(error) => Err(SetupError::Masks(error)),
         };
@@ -85,7 +85,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     }
 
     /// Prepares the job, its containers as far as its request tells, and its actions.
-    async fn prepare_all(&mut self, log: &StepLog<'_, R>) -> Result<(), SetupError> {
+    async fn prepare_all(&mut self, log: &mut StepLog<'_, R>) -> Result<(), SetupError> {
         let Shared {
             options, sandbox, ..
         } = *self.shared;
@@ -95,7 +95,7 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
     }
 
     /// Finds all actions that the steps use by reference, and copies them into the sandbox.
-    async fn actions(&mut self, log: &StepLog<'_, R>) -> Result<(), ActionError> {
+    async fn actions(&mut self, log: &mut StepLog<'_, R>) -> Result<(), ActionError> {
         let actions = self.tasks.iter().map(|task| task.step.action.clone());
         let actions: Vec<_> = actions.collect();
         let known = &self.shared.actions;
@@ -112,7 +112,13 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
             .shared
             .actions
             .load_all(sandbox, options, &self.context, actions, 0);
-        load.await?;
+        let said = load.await?;
+        for line in &said.lines {
+            log.line(line).await;
+        }
+        for warning in &said.warnings {
+            log.warning(warning).await;
+        }
         for task in &self.tasks {
             self.pres.extend(self.shared.pre(task)?.map(Arc::new));
         }

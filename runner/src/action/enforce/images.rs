@@ -23,6 +23,9 @@ pub enum ImageRefused {
          `--container-image {0}=ARCHIVE`"
     )]
     Unpinned(String, PinPolicy),
+    /// What pins it could not be read.
+    #[error("the image may not be pulled: {0}")]
+    Unknown(String),
     /// It is no image.
     #[error(transparent)]
     Wrong(#[from] crate::action::image::ImageError),

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{ImagePins, ImageRefused};
 use crate::action::{
     bytes::{ActionBytes, ActionSource, SourceError, bundle},
+    digest::CommitId,
     lockfile::PinKey,
     reference::{ActionKey, RepositoryReference},
     resolve::{Graph, Mention, Pin},
@@ -16,6 +17,8 @@ use crate::action::{
 pub struct Pinned {
     given: Arc<dyn ActionSource>,
     stored: HashMap<ActionKey, Arc<StoredBytes>>,
+    /// The commits of these, by `owner/repo@ref`.
+    commits: Vec<(String, CommitId)>,
     /// Why others may not be used.
     refused: HashMap<ActionKey, String>,
     images: ImagePins,
@@ -29,12 +32,17 @@ impl Pinned {
         images: ImagePins,
     ) -> Self {
         let (mut stored, mut refused) = (HashMap::new(), HashMap::new());
+        let mut commits = Vec::new();
         for (key, entry) in &graph.entries {
             let PinKey::Action(key) = key else { continue };
             if let Some(Pin::Action(pin)) = &entry.pin {
                 let origin = format!("SHA:{}, {}", pin.commit, pin.content);
                 let bytes = store.bytes(pin.content, origin);
                 stored.insert(key.clone(), Arc::new(bytes));
+                commits.push((
+                    format!("{}@{}", pin.repository, key.reference()),
+                    pin.commit,
+                ));
             } else {
                 let about =
                     |mention: &Mention| graph.offenders.iter().find(|o| o.mention == *mention);
@@ -46,9 +54,21 @@ impl Pinned {
         Self {
             given,
             stored,
+            commits,
             refused,
             images,
         }
+    }
+
+    /// All references that were judged.
+    pub fn keys(&self) -> impl Iterator<Item = &ActionKey> {
+        self.stored.keys().chain(self.refused.keys())
+    }
+
+    /// What may be used, as `owner/repo@ref`, with its commits.
+    #[must_use]
+    pub fn commits(&self) -> &[(String, CommitId)] {
+        &self.commits
     }
 }
 

@@ -47,6 +47,7 @@ fn of_source(error: &SourceError) -> Wrong {
         SourceError::Foreign { .. }
         | SourceError::Unproven { .. }
         | SourceError::Missing { .. } => Wrong::Unverifiable,
+        SourceError::Other { .. } => Wrong::Tampered,
         _ => Wrong::Unreachable,
     }
 }

@@ -107,7 +107,7 @@ impl Resolver {
                 let checkout = self.checkout.as_deref().ok_or_else(|| {
                     let message =
                         "it lies in the checkout, and this is none; run the command in one";
-                    Failure::new(Wrong::Unverifiable, message)
+                    Failure::new(Wrong::Later, message)
                 })?;
                 let mut files = std::collections::BTreeMap::new();
                 for path in paths {

@@ -483,7 +483,7 @@ impl Resolver {
         let checkout = self.checkout.clone().ok_or_else(|| {
             let message =
                 format!("`./{path}` lies in a checkout, and this is none; run the command in one");
-            Failure::new(Wrong::Unverifiable, message)
+            Failure::new(Wrong::Later, message)
         })?;
         let name = path.clone();
         let digest = spawn_blocking(move || local::digest(&checkout, &path)).await;

@@ -68,6 +68,18 @@ pub enum SourceError {
         /// The commit.
         commit: String,
     },
+    /// A commit is named, and another one is given.
+    #[error(
+        "{repository}@{commit} names a commit, and GitHub gives {found} for it; nothing of it is used"
+    )]
+    Other {
+        /// The repository.
+        repository: String,
+        /// The commit that is named.
+        commit: String,
+        /// The one that is given.
+        found: String,
+    },
     /// A commit is in no tag and no branch of the repository.
     #[error(
         "no tag or branch of {repository} holds the commit {commit}: it may come from a fork; take a commit of a release"

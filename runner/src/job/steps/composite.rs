@@ -65,7 +65,7 @@ async fn main_tasks<S: Sandbox, R: Reporter>(
     let manifest = action.manifest.steps();
     let inner = manifest.iter().map(|step| step.request.action.clone());
     let shared = run.shared;
-    shared
+    let said = shared
         .actions
         .load_all(
             shared.sandbox,
@@ -75,6 +75,12 @@ async fn main_tasks<S: Sandbox, R: Reporter>(
             run.task.depth + 1,
         )
         .await?;
+    for line in &said.lines {
+        run.output.log.line(line).await;
+    }
+    for warning in &said.warnings {
+        run.output.log.warning(warning).await;
+    }
     let tasks = manifest.iter().enumerate();
     let tasks = tasks.map(|(index, step)| run.task.inside(&step.request, index));
     Ok(tasks.collect())
