@@ -54,6 +54,8 @@ pub struct Job {
     pub feed: FeedLines,
     /// Whether it was acquired for a scale set.
     pub(super) acquired: bool,
+    /// Whether GitHub gave it up, because its lock ended.
+    pub lost: bool,
     pub(super) change_order: u64,
     pub(super) cancel_wanted: bool,
     pub(super) cancel_told: bool,
@@ -63,11 +65,17 @@ pub struct Job {
 impl FakeGitHub {
     /// Queues a job; returns its identity.
     pub fn queue(&self, job: &FakeJob) -> String {
+        self.queue_with(job, |_| {})
+    }
+
+    /// Queues a job whose message was changed.
+    pub fn queue_with(&self, job: &FakeJob, change: impl FnOnce(&mut Json)) -> String {
         let mut state = self.shared.lock();
         let number = state.next();
         let id = format!("00000000-0000-4000-8000-{number:012}");
         let plan_id = format!("00000000-0000-4000-9000-{number:012}");
-        let message = message(&state.base, &id, &plan_id, job);
+        let mut message = message(&state.base, &id, &plan_id, job);
+        change(&mut message);
         let queued = Job {
             id: id.clone(),
             request_id: format!("request-{number}"),
@@ -94,6 +102,17 @@ impl FakeGitHub {
             job.cancel_wanted = true;
         }
         self.shared.news.notify_waiters();
+    }
+
+    /// Lets ten minutes pass in which nobody renews a job: those that run are failed.
+    pub fn end_locks(&self) {
+        let mut state = self.shared.lock();
+        for job in state.jobs.values_mut() {
+            if job.locked_until.take().is_some() && job.completed.is_none() {
+                job.lost = true;
+                job.plan_id = "given up".to_owned();
+            }
+        }
     }
 
     /// Gives a job up, as GitHub does when its lock is over.
@@ -284,6 +303,7 @@ fn message(base: &str, id: &str, plan_id: &str, job: &FakeJob) -> Json {
         "system.github.job": {"value": job.name},
         "system.from_run_service": {"value": "true"},
         "system.github.results_endpoint": {"value": base},
+        "system.github.launch_endpoint": {"value": base},
         "system.phaseDisplayName": {"value": job.name},
         "github_token": {"value": format!("ghs-{id}"), "isSecret": true},
         "system.github.token": {"value": format!("ghs-{id}"), "isSecret": true},
@@ -313,9 +333,11 @@ fn message(base: &str, id: &str, plan_id: &str, job: &FakeJob) -> Json {
             "github": {"t": 2, "d": [
                 {"k": "repository", "v": "octo/hello"}, {"k": "ref", "v": "refs/heads/main"},
                 {"k": "event_name", "v": "push"}, {"k": "workspace", "v": ""},
+                {"k": "sha", "v": "907e3cb853ee36a18949def5634f39832044baad"},
+                {"k": "api_url", "v": format!("{base}contents")},
             ]},
             "inputs": {"t": 2, "d": []}, "needs": {"t": 2, "d": []}, "vars": {"t": 2, "d": []}, "matrix": null,
         },
-        "snapshot": null, "billingOwnerId": "owner",
+        "snapshot": null, "billingOwnerId": "owner", "dependencies": [],
     })
 }

@@ -6,6 +6,7 @@
 mod broker;
 mod feed;
 mod jobs;
+mod launch;
 mod registry;
 mod rest;
 mod results;
@@ -103,6 +104,7 @@ struct State {
     sets: scale_set::SetState,
     hold: Option<Duration>,
     latest_requests: Option<usize>,
+    repositories: Option<std::path::PathBuf>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -208,6 +210,9 @@ impl Shared {
             return Ok(response);
         }
         let asked = read(request).await.map_err(io::Error::other)?;
+        if let Some(response) = self.about_repository(&asked) {
+            return Ok(response);
+        }
         let line = format!("{} {}", asked.method, asked.path);
         let fault = self.lock().due(&asked.path);
         let mut headers = Vec::new();
@@ -262,6 +267,18 @@ impl Shared {
             ("POST", ["run", "acquirejob"]) => self.lock().acquire(asked),
             ("POST", ["run", "renewjob"]) => self.lock().renew(asked),
             ("POST", ["run", "completejob"]) => self.lock().complete(asked),
+            (
+                "POST",
+                [
+                    "actions",
+                    "build",
+                    plan,
+                    "jobs",
+                    job,
+                    "runnerresolve",
+                    "actions",
+                ],
+            ) => self.lock().launch(plan, job, asked),
             ("POST", ["twirp", service, call]) => self.lock().results(service, call, asked),
             ("PUT", ["blob", job, name]) => self.lock().blob(job, name, asked),
             _ => self.lock().violation(

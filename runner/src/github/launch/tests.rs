@@ -1,7 +1,7 @@
 //! A job's actions against a launch service and GitHub's API on loopback, over real git repositories.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -118,7 +118,7 @@ impl World {
     }
 }
 
-fn answer(base: &PathBuf, archives: &str, manner: &mut Manner, asked: &Asked) -> Reply {
+fn answer(base: &Path, archives: &str, manner: &mut Manner, asked: &Asked) -> Reply {
     assert_eq!(
         asked.path,
         "/actions/build/0b7eb6b1-ab3c-46bc-a6e9-21298ec14671/jobs/8e3faf38-534e-5b05-9cf9-da9360891e1f/\
