@@ -1,6 +1,8 @@
 //! A worker's whole life against a strict GitHub on loopback. What runs the job is a stand-in that
 //! reports a step and ends as it is told; sandboxes have tests of their own.
 
+mod faults;
+
 use std::{
     future::pending,
     time::{Duration, Instant},

@@ -24,7 +24,7 @@ use crate::{
     },
     config::{Installation, Settings},
     github::{
-        broker::Identity,
+        broker::{Identity, PollError, SessionError},
         http::Http,
         jit::{JitConfig, MAX_JIT_CONFIG},
         launch::{self, ActionPolicy, LaunchTimes},
@@ -44,6 +44,11 @@ use crate::{
 /// The protocol level that is reported where nothing else is said: a version of actions/runner.
 const RUNNER_VERSION: &str = "2.336.0";
 
+/// Exit code when another process has this runner's session, as the official runner has it.
+const CONFLICT: u8 = 5;
+/// Exit code when GitHub gives the reported version no job, as the official runner has it.
+const VERSION_TOO_OLD: u8 = 7;
+
 /// Takes one job from GitHub and runs it in a fresh sandbox. The just-in-time configuration
 /// (`encoded_jit_config`) comes on standard input, never on the command line.
 #[derive(Debug, Args)]
@@ -52,7 +57,8 @@ const RUNNER_VERSION: &str = "2.336.0";
                   \x20   -F runner_group_id=1 -f 'labels[]=sandbox' --jq .encoded_jit_config | mayfly worker --image standard\n\n\
                   Exit codes: 0 a job ran and GitHub knows its result (whatever it was), or none came before the\n\
                   worker was told to stop, 2 wrong command line or configuration, 3 GitHub or the machine\n\
-                  did not let it."
+                  did not let it, 5 another process has this runner's session, 7 GitHub gives the reported\n\
+                  version no job."
 )]
 pub struct WorkerArgs {
     #[command(flatten)]
@@ -126,13 +132,26 @@ pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
                 }
             }
         };
-        match ended? {
+        match ended.map_err(failure)? {
             Ended::Job(outcome) => println!("job ended: {}", outcome.result.as_str()),
             Ended::Stopped => println!("stopped before a job came"),
             Ended::Shutdown(reason) => println!("shut down by GitHub before a job came: {reason}"),
+            Ended::NoJob(why) => println!("the job was gone before it was taken: {why}"),
         }
         Ok(Exit::Success)
     })
+}
+
+/// Exit codes of the official runner, where it has its own: for scripts that look at them.
+fn failure(error: WorkerError) -> Failure {
+    let exit = match &error {
+        WorkerError::Session(SessionError::Conflict(_)) => Exit::Command(CONFLICT),
+        WorkerError::Session(SessionError::VersionTooOld { .. })
+        | WorkerError::Poll(PollError::VersionTooOld { .. }) => Exit::Command(VERSION_TOO_OLD),
+        _ => Exit::Machine,
+    };
+    let cause = error.into();
+    Failure { exit, cause }
 }
 
 /// Makes the snapshot, so that no worker waits for it.

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use url::Url;
 use uuid::Uuid;
 
 use super::{
     http::{Answer, Http, Refusal, TransportError},
     jit::RunnerSettings,
+    key::RunnerKey,
     message::{Envelope, JobOffer, Message},
+    session_key::{SealedError, SessionKey},
     token::{TokenError, TokenSource},
 };
+use crate::tolerant::{FieldError, Fields};
 
 /// Longest wait for the answer to an acknowledgement.
 const ACKNOWLEDGE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -49,9 +52,11 @@ impl Status {
 }
 
 /// A session at the broker. There is one per runner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Session {
     id: String,
+    /// What its messages are encrypted with, by old services.
+    key: Option<Arc<SessionKey>>,
 }
 
 /// A call did not come to an answer.
@@ -81,7 +86,7 @@ pub enum SessionError {
     Denied(Refusal),
     /// The version that is reported is too old.
     #[error(
-        "GitHub takes no runner of version {version} any more: {refusal}; set `version` to the newest release of actions/runner"
+        "GitHub takes no runner of version {version} any more: {refusal}; name the newest release of actions/runner (`--runner-version`, MAYFLY_RUNNER_VERSION, or `runner_version` in the configuration)"
     )]
     VersionTooOld {
         /// The version that was reported.
@@ -92,11 +97,9 @@ pub enum SessionError {
     /// Another refusal; it may pass.
     #[error("GitHub gives this runner no session now: {0}")]
     Refused(Refusal),
-    /// Bodies of messages would be encrypted.
-    #[error(
-        "the service encrypts its messages, which only old services do and Mayfly does not speak"
-    )]
-    Encrypted,
+    /// Bodies of messages would be encrypted with a key that cannot be read.
+    #[error("the key of the session cannot be read: {0}")]
+    Key(#[from] SealedError),
     /// An answer that is not understood.
     #[error("the answer about the session cannot be read: {0}")]
     Answer(String),
@@ -116,7 +119,7 @@ pub enum PollError {
     RunnerGone(Refusal),
     /// The version that is reported is too old.
     #[error(
-        "GitHub gives no job to version {version}: {refusal}; set `version` to the newest release of actions/runner"
+        "GitHub gives no job to version {version}: {refusal}; name the newest release of actions/runner (`--runner-version`, MAYFLY_RUNNER_VERSION, or `runner_version` in the configuration)"
     )]
     VersionTooOld {
         /// The version that was reported.
@@ -132,11 +135,26 @@ pub enum PollError {
     Message(String),
 }
 
+/// Why an offer was not acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum AcknowledgeError {
+    /// No answer; the offer stands.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The job of the offer is not there any more.
+    #[error("the offered job is gone: {0}")]
+    Gone(Refusal),
+    /// Another refusal; the offer stands.
+    #[error("the acknowledgement was refused: {0}")]
+    Refused(Refusal),
+}
+
 /// The broker's client.
 #[derive(Debug)]
 pub struct Broker {
     http: Http,
     tokens: Arc<TokenSource>,
+    key: Arc<RunnerKey>,
     base: Url,
     runner: RunnerSettings,
     identity: Identity,
@@ -162,12 +180,14 @@ impl Broker {
     pub fn new(
         http: Http,
         tokens: Arc<TokenSource>,
+        key: Arc<RunnerKey>,
         runner: RunnerSettings,
         identity: Identity,
     ) -> Self {
         Self {
             http,
             tokens,
+            key,
             base: runner.server.clone(),
             runner,
             identity,
@@ -204,9 +224,12 @@ impl Broker {
             return Err(self.no_session(answer.refusal()));
         }
         let opened: Opened = answer.json().map_err(SessionError::Answer)?;
-        if opened.encryption_key.is_some_and(|key| !key.is_null()) {
-            return Err(SessionError::Encrypted);
-        }
+        let key = opened.encryption_key.filter(|key| !key.is_null());
+        let key = key.map(|key| {
+            let fields = Fields::new(key, String::new()).map_err(SealedError::from);
+            fields.and_then(|fields| SessionKey::read(fields, &self.key))
+        });
+        let key = key.transpose()?.map(Arc::new);
         if let Some(migration) = opened.broker_migration_message {
             let base = super::jit::base(&migration.broker_base_url);
             let base = base.map_err(|why| SessionError::Answer(format!("brokerBaseUrl {why}")))?;
@@ -214,6 +237,7 @@ impl Broker {
         }
         Ok(Session {
             id: opened.session_id,
+            key,
         })
     }
 
@@ -250,18 +274,8 @@ impl Broker {
             return Ok(None);
         }
         let envelope = answer.json().map_err(PollError::Message)?;
-        let message = Envelope::read(envelope).and_then(|envelope| {
-            if envelope.iv.is_some() {
-                return Err(crate::tolerant::FieldError {
-                    path: "body".to_owned(),
-                    problem: "is encrypted, though the session has no key".to_owned(),
-                });
-            }
-            envelope.open()
-        });
-        message
-            .map(Some)
-            .map_err(|why| PollError::Message(why.to_string()))
+        let message = read(session, envelope).map_err(PollError::Message)?;
+        Ok(Some(message))
     }
 
     fn no_message(&self, refusal: Refusal) -> PollError {
@@ -279,17 +293,25 @@ impl Broker {
     /// Tells the broker that an offer arrived. Delivery does not depend on it.
     ///
     /// # Errors
-    /// [`CallError`]; worth a line in the log, no more.
+    /// [`AcknowledgeError`]; only that the job is gone means anything.
     pub async fn acknowledge(
         &self,
         session: &Session,
         status: Status,
         offer: &JobOffer,
-    ) -> Result<(), CallError> {
+    ) -> Result<(), AcknowledgeError> {
         let url = self.about("acknowledge", session, status);
         let body = json!({"runnerRequestId": offer.request_id});
         let post = |client: &Client| client.post(url.clone()).timeout(ACKNOWLEDGE).json(&body);
-        self.call(post).await.map(|_| ())
+        let answer = self.call(post).await?;
+        if answer.status.is_success() {
+            return Ok(());
+        }
+        let refusal = answer.refusal();
+        Err(match refusal.kind.as_deref() {
+            Some("AcknowledgeJobNotFound") => AcknowledgeError::Gone(refusal),
+            _ => AcknowledgeError::Refused(refusal),
+        })
     }
 
     /// Ends the session.
@@ -325,6 +347,19 @@ impl Broker {
     async fn call(&self, request: impl Fn(&Client) -> RequestBuilder) -> Result<Answer, CallError> {
         authorized(&self.http, &self.tokens, request).await
     }
+}
+
+/// A message of a session, opened if it is encrypted.
+fn read(session: &Session, envelope: Json) -> Result<Message, String> {
+    let text = |why: FieldError| why.to_string();
+    let mut envelope = Envelope::read(envelope).map_err(text)?;
+    if let Some(iv) = envelope.iv.take() {
+        let key = session.key.as_ref();
+        let key = key.ok_or("body is encrypted, though the session has no key")?;
+        let opened = key.open(&envelope.body, &iv);
+        envelope.body = opened.map_err(|why| why.to_string())?;
+    }
+    envelope.open().map_err(text)
 }
 
 /// Sends a request with the runner's token; with a new token once more if that was refused.

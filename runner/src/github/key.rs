@@ -1,8 +1,12 @@
 //! The RSA key of a runner, with which it proves who it is.
 
 use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der},
     rand::SystemRandom,
-    rsa::{KeyPair, KeyPairComponents, PublicKeyComponents},
+    rsa::{
+        KeyPair, KeyPairComponents, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256,
+        OaepPrivateDecryptingKey, PrivateDecryptingKey, PublicKeyComponents,
+    },
     signature::{RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -35,6 +39,15 @@ impl Algorithm {
             Self::Ps256 => &RSA_PSS_SHA256,
         }
     }
+}
+
+/// The hash of RSA-OAEP (RFC 8017 section 7.1), for its mask, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OaepHash {
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
 }
 
 /// Why a key cannot be used.
@@ -87,6 +100,21 @@ impl RunnerKey {
         KeyPair::from_components(&components)
             .map(Self)
             .map_err(|_| KeyError::Rejected)
+    }
+
+    /// Opens what was encrypted for this key by RSA-OAEP; nothing if it was not.
+    pub(super) fn open(&self, hash: OaepHash, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        // Its bytes are cleared when it is dropped.
+        let der: Pkcs8V1Der<'_> = self.0.as_der().ok()?;
+        let key = PrivateDecryptingKey::from_pkcs8(der.as_ref()).ok()?;
+        let key = OaepPrivateDecryptingKey::new(key).ok()?;
+        let algorithm = match hash {
+            OaepHash::Sha1 => &OAEP_SHA1_MGF1SHA1,
+            OaepHash::Sha256 => &OAEP_SHA256_MGF1SHA256,
+        };
+        let mut room = Zeroizing::new(vec![0; key.min_output_size()]);
+        let opened = key.decrypt(algorithm, sealed, &mut room, None).ok()?;
+        Some(Zeroizing::new(opened.to_vec()))
     }
 
     /// Signs a message.

@@ -16,6 +16,7 @@ pub mod report;
 pub mod rest;
 pub mod run_service;
 pub mod scale_set;
+pub mod session_key;
 pub mod token;
 mod told;
 pub mod worker;

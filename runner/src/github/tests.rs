@@ -143,14 +143,16 @@ struct Runner {
 fn runner(base: &str) -> Runner {
     let config = JitConfig::decode(&encoded(base, |_, _| {})).unwrap();
     let http = Http::new("mayfly-test").unwrap();
-    let tokens = TokenSource::new(http.clone(), config.credentials, Arc::new(config.key));
+    let key = Arc::new(config.key);
+    let tokens = TokenSource::new(http.clone(), config.credentials, Arc::clone(&key));
     let tokens = Arc::new(tokens);
     let identity = Identity {
         version: "2.336.0".into(),
         owner: "host (PID: 7)".into(),
         os_description: "Linux".into(),
     };
-    let broker = Broker::new(http.clone(), Arc::clone(&tokens), config.runner, identity);
+    let asked = Arc::clone(&tokens);
+    let broker = Broker::new(http.clone(), asked, key, config.runner, identity);
     Runner {
         http,
         tokens,
@@ -381,7 +383,7 @@ async fn each_refusal_of_the_broker_has_its_own_error() {
         Err(SessionError::VersionTooOld { .. })
     ));
     assert!(matches!(broker.open().await, Err(SessionError::Refused(_))));
-    assert!(matches!(broker.open().await, Err(SessionError::Encrypted)));
+    assert!(matches!(broker.open().await, Err(SessionError::Key(_))));
     let session = broker.open().await.unwrap();
     let mut errors = Vec::new();
     for _ in 0..5 {

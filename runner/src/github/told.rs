@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{
-    broker::{CallError, PollError, SessionError},
+    broker::{AcknowledgeError, CallError, PollError, SessionError},
     run_service::{AcquireError, JobCallError},
     token::TokenError,
 };
@@ -62,6 +62,16 @@ impl Failure for PollError {
             Self::VersionTooOld { .. } => "version_too_old",
             Self::Refused(refusal) => of_status(refusal.status),
             Self::Message(_) => "answer",
+        }
+    }
+}
+
+impl Failure for AcknowledgeError {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Call(call) => call.kind(),
+            Self::Gone(_) => "lost",
+            Self::Refused(refusal) => of_status(refusal.status),
         }
     }
 }

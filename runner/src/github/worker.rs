@@ -4,7 +4,10 @@
 
 use std::{
     ops::RangeInclusive,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,7 +16,9 @@ use tokio::time::sleep;
 use tracing::Instrument;
 
 use super::{
-    broker::{Broker, CallError, Identity, PollError, Session, SessionError, Status},
+    broker::{
+        AcknowledgeError, Broker, CallError, Identity, PollError, Session, SessionError, Status,
+    },
     http::{Http, TransportError},
     jit::JitConfig,
     message::{JobOffer, Message},
@@ -86,6 +91,8 @@ pub enum Ended {
     Stopped,
     /// GitHub ended it before a job came; why.
     Shutdown(String),
+    /// The job that it was offered was gone before it was taken; why.
+    NoJob(String),
 }
 
 /// Why a worker's life ended otherwise.
@@ -120,6 +127,8 @@ pub struct Worker {
     http: Http,
     tokens: Arc<TokenSource>,
     broker: Broker,
+    /// Whether GitHub removes it after one job.
+    ephemeral: bool,
     times: Times,
     notices: Notices,
 }
@@ -136,13 +145,17 @@ impl Worker {
         times: Times,
     ) -> Result<Self, WorkerError> {
         let http = Http::new(user_agent)?;
-        let tokens = TokenSource::new(http.clone(), config.credentials, Arc::new(config.key));
+        let key = Arc::new(config.key);
+        let tokens = TokenSource::new(http.clone(), config.credentials, Arc::clone(&key));
         let tokens = Arc::new(tokens);
-        let broker = Broker::new(http.clone(), Arc::clone(&tokens), config.runner, identity);
+        let ephemeral = config.runner.ephemeral;
+        let asked = Arc::clone(&tokens);
+        let broker = Broker::new(http.clone(), asked, key, config.runner, identity);
         Ok(Self {
             http,
             tokens,
             broker,
+            ephemeral,
             times,
             notices: Notices::default(),
         })
@@ -187,6 +200,7 @@ impl Worker {
             }
             Ok(Waited::Stopped) => Ok(Ended::Stopped),
             Ok(Waited::Shutdown(reason)) => Ok(Ended::Shutdown(reason)),
+            Ok(Waited::NoJob(why)) => Ok(Ended::NoJob(why)),
             Err(error) => Err(error),
         };
         if let Err(error) = self.broker.close(session).await {
@@ -222,8 +236,11 @@ impl Worker {
         loop {
             match self.next(session, Status::Online).await? {
                 Message::Job(offer) => {
-                    match self.acquire(session, &offer).await {
-                        Ok(job) => return Ok(Waited::Job(Box::new(job))),
+                    if let Some(why) = self.acknowledge(session, &offer).await {
+                        return Ok(Waited::NoJob(why));
+                    }
+                    match self.acquire(&offer).await {
+                        Ok(job) => return Ok(Waited::Job(Box::new(Taken { job, offer }))),
                         Err(error) => tracing::warn!(%error, "an offered job was not acquired"),
                     }
                     sleep(lost.after_failure()).await;
@@ -278,17 +295,22 @@ impl Worker {
         }
     }
 
-    async fn acquire(
-        &self,
-        session: &Session,
-        offer: &JobOffer,
-    ) -> Result<JobRequest, AcquireError> {
-        if offer.acknowledge {
-            let told = self.broker.acknowledge(session, Status::Online, offer);
-            if let Err(error) = told.await {
-                tracing::debug!(%error, "the offer was not acknowledged");
-            }
+    /// Tells the broker that an offer arrived; why there is nothing left to wait for, if so.
+    async fn acknowledge(&self, session: &Session, offer: &JobOffer) -> Option<String> {
+        if !offer.acknowledge {
+            return None;
         }
+        let told = self.broker.acknowledge(session, Status::Online, offer);
+        let error = told.await.err()?;
+        told::failed(&self.notices, "acknowledge", &error);
+        if let (AcknowledgeError::Gone(refusal), true) = (&error, self.ephemeral) {
+            return Some(refusal.to_string());
+        }
+        tracing::debug!(%error, "the offer was not acknowledged");
+        None
+    }
+
+    async fn acquire(&self, offer: &JobOffer) -> Result<JobRequest, AcquireError> {
         let (mut tries, begun) = (1, Instant::now());
         loop {
             let acquired = run_service::acquire(&self.http, &self.tokens, offer).await;
@@ -329,7 +351,7 @@ impl Worker {
     async fn job(
         &mut self,
         session: &mut Session,
-        job: &JobRequest,
+        Taken { job, offer }: &Taken,
         run: impl AsyncFnOnce(&JobRequest, &GitHubReporter, Cancellation) -> JobOutcome,
         stop: Cancellation,
     ) -> Result<JobOutcome, WorkerError> {
@@ -375,7 +397,7 @@ impl Worker {
             never = async {
                 tokio::join!(
                     keep(&service, locked_until, &times, &canceller, &notices),
-                    self.listen(session, &job.job_id, &canceller),
+                    self.listen(session, (&job.job_id, offer), &canceller),
                     async { stop.requested().await; canceller.cancel() },
                 );
                 std::future::pending().await
@@ -407,9 +429,19 @@ impl Worker {
         renewed
     }
 
+    /// Tells the result. One that was told in a call without an answer is not known any more to the next.
     async fn complete(&self, service: &JobService, done: &Completion) -> Result<(), JobCallError> {
-        self.tried("completejob", async || service.complete(done).await)
-            .await
+        let unanswered = AtomicBool::new(false);
+        let tell = async || {
+            let told = service.complete(done).await;
+            match &told {
+                Err(JobCallError::Transport(_)) => unanswered.store(true, Ordering::Relaxed),
+                Err(JobCallError::Lost(_)) if unanswered.load(Ordering::Relaxed) => return Ok(()),
+                _ => {}
+            }
+            told
+        };
+        self.tried("completejob", tell).await
     }
 
     /// Tries a call about the job until it is answered, refused for good, or was tried enough.
@@ -437,18 +469,30 @@ impl Worker {
     }
 
     /// Listens for cancellations while a job runs; ends if there is nothing to listen to.
-    async fn listen(&mut self, session: &mut Session, job_id: &str, canceller: &Canceller) {
+    async fn listen(
+        &mut self,
+        session: &mut Session,
+        (job_id, taken): (&str, &JobOffer),
+        canceller: &Canceller,
+    ) {
         loop {
             match self.next(session, Status::Busy).await {
-                Ok(Message::Cancel { job_id: about, .. }) if about.eq_ignore_ascii_case(job_id) => {
-                    canceller.cancel();
-                }
+                Ok(Message::Cancel {
+                    job_id: about,
+                    grace,
+                }) if about.eq_ignore_ascii_case(job_id) => match grace {
+                    Duration::ZERO => canceller.cancel(),
+                    grace => canceller.cancel_within(grace),
+                },
                 Ok(Message::Shutdown { reason }) => {
                     tracing::warn!(
                         reason,
                         "GitHub shuts this runner down; its job is cancelled"
                     );
                     canceller.cancel();
+                }
+                Ok(Message::Job(offer)) if offer.request_id == taken.request_id => {
+                    tracing::debug!("the offer of the job that runs was delivered once more");
                 }
                 Ok(Message::Job(offer)) => {
                     tracing::warn!(
@@ -473,10 +517,17 @@ fn over(notices: &Notices, phase: Phase, begun: Instant) {
     notices.tell(&Notice::Phase { phase, seconds });
 }
 
+/// A job, and the offer that led to it.
+struct Taken {
+    job: JobRequest,
+    offer: JobOffer,
+}
+
 enum Waited {
-    Job(Box<JobRequest>),
+    Job(Box<Taken>),
     Stopped,
     Shutdown(String),
+    NoJob(String),
 }
 
 /// Whether a call that came to no answer may come to one later.
@@ -505,7 +556,7 @@ async fn keep(
         }
         match renewed {
             Ok(until) => locked_until = until,
-            Err(error @ (JobCallError::Lost(_) | JobCallError::Denied(_))) => {
+            Err(error @ JobCallError::Lost(_)) => {
                 tracing::error!(%error, "the job is cancelled");
                 canceller.cancel();
                 return;

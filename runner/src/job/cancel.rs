@@ -10,26 +10,47 @@ use tokio::{
 /// Requests the cancellation of the jobs that hold its [`Cancellation`].
 #[derive(Debug)]
 pub struct Canceller {
-    sender: watch::Sender<bool>,
+    sender: watch::Sender<Option<Request>>,
+}
+
+/// A request for cancellation.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    /// How long the job has to end by itself, where whoever requests it says so.
+    grace: Option<Duration>,
 }
 
 impl Canceller {
     /// Requests it; a second time changes nothing.
     pub fn cancel(&self) {
-        self.sender.send_replace(true);
+        self.request(Request { grace: None });
+    }
+
+    /// Requests it and says how long the job has to end by itself; a second time changes nothing.
+    pub fn cancel_within(&self, grace: Duration) {
+        let grace = Some(grace);
+        self.request(Request { grace });
+    }
+
+    fn request(&self, request: Request) {
+        self.sender.send_if_modified(|requested| {
+            let is_first = requested.is_none();
+            requested.get_or_insert(request);
+            is_first
+        });
     }
 }
 
 /// A request for cancellation that may come. Clones see the same request.
 #[derive(Debug, Clone)]
 pub struct Cancellation {
-    receiver: watch::Receiver<bool>,
+    receiver: watch::Receiver<Option<Request>>,
 }
 
 /// A pair: one side requests, the other waits.
 #[must_use]
 pub fn cancellation() -> (Canceller, Cancellation) {
-    let (sender, receiver) = watch::channel(false);
+    let (sender, receiver) = watch::channel(None);
     (Canceller { sender }, Cancellation { receiver })
 }
 
@@ -37,13 +58,18 @@ impl Cancellation {
     /// Whether it was requested.
     #[must_use]
     pub fn is_requested(&self) -> bool {
-        *self.receiver.borrow()
+        self.receiver.borrow().is_some()
+    }
+
+    /// How long the job has to end by itself, where the request says so.
+    fn grace(&self) -> Option<Duration> {
+        self.receiver.borrow().and_then(|request| request.grace)
     }
 
     /// Returns once it is requested; never if nobody can any more.
     pub async fn requested(&self) {
         let mut receiver = self.receiver.clone();
-        if receiver.wait_for(|requested| *requested).await.is_err() {
+        if receiver.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -96,12 +122,17 @@ impl JobClock {
     pub(super) async fn grace_over(&self) {
         self.cancelled().await;
         let at = *self.cancelled_at.get_or_init(Instant::now);
-        until(at.checked_add(self.grace)).await;
+        until(at.checked_add(self.grace())).await;
+    }
+
+    /// How long the job has to end by itself.
+    fn grace(&self) -> Duration {
+        self.request.grace().unwrap_or(self.grace)
     }
 
     /// Whether the time to end by itself is over.
     pub(super) fn is_grace_over(&self) -> bool {
-        let over = |at: &Instant| Instant::now().duration_since(*at) >= self.grace;
+        let over = |at: &Instant| Instant::now().duration_since(*at) >= self.grace();
         self.is_cancelled() && self.cancelled_at.get().is_some_and(over)
     }
 }

@@ -1,6 +1,6 @@
 //! The broker: one session per runner, and the messages of its polls.
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Asked, FakeGitHub, Job, Said, Shared, State};
@@ -16,6 +16,13 @@ impl FakeGitHub {
         if let Some(runner) = runner {
             runner.session = None;
         }
+    }
+
+    /// Sends a message to a runner, as a person or a change at GitHub causes it.
+    pub fn tell(&self, name: &str, kind: &str, body: &Json) {
+        let message = json!({"messageType": kind, "body": body.to_string()});
+        self.shared.lock().told.push((name.to_owned(), message));
+        self.shared.news.notify_waiters();
     }
 
     /// Whether a runner has a session.
@@ -55,10 +62,10 @@ impl State {
         if let Some(runner) = self.runners.get_mut(&client) {
             runner.session = Some(session.clone());
         }
-        (
-            200,
-            json!({"sessionId": session, "ownerName": body["ownerName"], "agent": agent}),
-        )
+        let mut opened =
+            json!({"sessionId": session, "ownerName": body["ownerName"], "agent": agent});
+        opened["encryptionKey"] = self.encryption.key();
+        (200, opened)
     }
 
     pub(super) fn close_session(&mut self, asked: &Asked) -> Said {
@@ -111,13 +118,20 @@ impl State {
 
     /// What there is to tell a runner now.
     fn message_for(&mut self, client: &str, busy: bool) -> Option<Said> {
-        let number = self.serial;
+        let number = self.next();
+        let name = &self.runners[client].name;
+        if let Some(at) = self.told.iter().position(|(for_whom, _)| for_whom == name) {
+            let (_, mut message) = self.told.remove(at);
+            message["messageId"] = json!(number);
+            return Some((200, message));
+        }
         if busy {
             let job = self.jobs.values_mut().find(|job| {
                 job.runner.as_deref() == Some(client) && job.cancel_wanted && !job.cancel_told
             })?;
             job.cancel_told = true;
-            let body = json!({"jobId": job.id, "timeout": "00:05:00"}).to_string();
+            let grace = job.cancel_grace.as_deref().unwrap_or("00:05:00");
+            let body = json!({"jobId": job.id, "timeout": grace}).to_string();
             let message =
                 json!({"messageId": number, "messageType": "JobCancellation", "body": body});
             return Some((200, message));
@@ -164,8 +178,9 @@ impl Shared {
                     Ok(client) => client,
                     Err(said) => return said,
                 };
-                if let Some(said) = state.message_for(&client, status == Some("Busy")) {
-                    return said;
+                if let Some((status, message)) = state.message_for(&client, status == Some("Busy"))
+                {
+                    return (status, state.encryption.seal(message));
                 }
             }
             if timeout_at(until, news).await.is_err() {

@@ -59,6 +59,7 @@ pub struct Job {
     pub(super) change_order: u64,
     pub(super) cancel_wanted: bool,
     pub(super) cancel_told: bool,
+    pub(super) cancel_grace: Option<String>,
     pub(super) locked_until: Option<Instant>,
 }
 
@@ -101,6 +102,35 @@ impl FakeGitHub {
         if let Some(job) = self.shared.lock().jobs.get_mut(id) {
             job.cancel_wanted = true;
         }
+        self.shared.news.notify_waiters();
+    }
+
+    /// Cancels a job, which has so long (`hh:mm:ss`) to end by itself.
+    pub fn cancel_within(&self, id: &str, grace: &str) {
+        if let Some(job) = self.shared.lock().jobs.get_mut(id) {
+            job.cancel_grace = Some(grace.to_owned());
+        }
+        self.cancel(id);
+    }
+
+    /// Delivers the offer of a job to the runner that has it, as delivery is at least once.
+    pub fn deliver_again(&self, id: &str) {
+        let mut state = self.shared.lock();
+        let job = &state.jobs[id];
+        let name = job
+            .runner
+            .as_ref()
+            .map(|client| state.runners[client].name.clone());
+        let body = json!({
+            "id": id, "runner_request_id": job.request_id,
+            "run_service_url": format!("{}run/", state.base), "billing_owner_id": "owner",
+            "should_acknowledge": true,
+        });
+        let message = json!({"messageType": "RunnerJobRequest", "body": body.to_string()});
+        if let Some(name) = name {
+            state.told.push((name, message));
+        }
+        drop(state);
         self.shared.news.notify_waiters();
     }
 
@@ -231,6 +261,12 @@ impl State {
             Ok(body) => body,
             Err(said) => return said,
         };
+        // The answer to the first time may have been lost.
+        let again =
+            |job: &Job| json!(job.id) == body["jobId"] && job.completed.as_ref() == Some(&body);
+        if self.jobs.values().any(again) {
+            return (404, json!({"errorMessage": "the job is over"}));
+        }
         let id = match self.job_of(asked, &body["planId"], &body["jobId"]) {
             Ok(id) => id,
             Err(said) => return said,

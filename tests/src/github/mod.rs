@@ -11,6 +11,7 @@ mod registry;
 mod rest;
 mod results;
 mod scale_set;
+mod secret;
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -33,6 +34,7 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 pub use feed::{FeedLines, FeedManner};
 pub use jobs::{FakeJob, Job};
 pub use rest::{APP, RunnerFacts};
+pub use secret::Encryption;
 
 /// How long a poll is held when there is nothing to say.
 const HOLD: Duration = Duration::from_millis(400);
@@ -105,6 +107,11 @@ struct State {
     hold: Option<Duration>,
     latest_requests: Option<usize>,
     repositories: Option<std::path::PathBuf>,
+    encryption: Encryption,
+    count_blobs: bool,
+    slow: Vec<(&'static str, Duration)>,
+    /// Messages about no job, by the name of the runner that they are for.
+    told: Vec<(String, Json)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -174,6 +181,11 @@ impl FakeGitHub {
         self.shared.lock().latest_requests = Some(requests);
     }
 
+    /// Answers requests whose path contains `path` only after a while.
+    pub fn slow(&self, path: &'static str, delay: Duration) {
+        self.shared.lock().slow.push((path, delay));
+    }
+
     /// What was against the protocol.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
@@ -212,6 +224,15 @@ impl Shared {
         let asked = read(request).await.map_err(io::Error::other)?;
         if let Some(response) = self.about_repository(&asked) {
             return Ok(response);
+        }
+        let slow = self
+            .lock()
+            .slow
+            .iter()
+            .find(|(path, _)| asked.path.contains(path))
+            .copied();
+        if let Some((_, delay)) = slow {
+            tokio::time::sleep(delay).await;
         }
         let line = format!("{} {}", asked.method, asked.path);
         let fault = self.lock().due(&asked.path);

@@ -2,17 +2,26 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{Asked, Said, State};
+use super::{Asked, FakeGitHub, Said, State};
 
 /// A document that was uploaded.
 #[derive(Debug, Clone, Default)]
 pub struct Blob {
-    /// What is in it.
+    /// What is in it; nothing where blobs are only counted.
     pub bytes: Vec<u8>,
+    /// Its length.
+    pub length: usize,
     /// Whether it is whole.
     pub sealed: bool,
     /// Whether it is made to be appended to.
     append: bool,
+}
+
+impl FakeGitHub {
+    /// Keeps only the lengths of what is appended from now on, for floods.
+    pub fn count_blobs(&self) {
+        self.shared.lock().count_blobs = true;
+    }
 }
 
 impl State {
@@ -118,10 +127,21 @@ impl State {
                 .get(name)
                 .and_then(|value| value.to_str().ok())
         };
+        let counted = self.count_blobs;
         let Some(job) = self.jobs.get_mut(job) else {
             return (404, json!({}));
         };
         let blob = job.blobs.entry(name.to_owned()).or_default();
+        let whole = header("x-ms-blob-type") == Some("BlockBlob");
+        if whole && blob.sealed && !blob.append && blob.bytes == asked.body {
+            // The same once more: the answer to the first time was lost.
+            return (201, json!(null));
+        }
+        let at = header("x-ms-blob-condition-appendpos").and_then(|at| at.parse().ok());
+        let is_there = |at: usize| blob.bytes.get(at..) == Some(&asked.body[..]);
+        if blob.sealed && blob.append && at.is_some_and(is_there) {
+            return (409, json!({"errorMessage": "BlobIsSealed"}));
+        }
         if blob.sealed {
             return self.violation(409, format!("{name}: written to after it was sealed"));
         }
@@ -133,17 +153,20 @@ impl State {
             if !blob.append {
                 return self.violation(409, format!("{name}: appended to before it was made"));
             }
-            let at = header("x-ms-blob-condition-appendpos").and_then(|at| at.parse().ok());
-            if at.is_some_and(|at: usize| at != blob.bytes.len()) {
+            if at.is_some_and(|at: usize| at != blob.length) {
                 return (412, json!({}));
             }
-            blob.bytes.extend_from_slice(&asked.body);
+            blob.length += asked.body.len();
+            if !counted {
+                blob.bytes.extend_from_slice(&asked.body);
+            }
             blob.sealed = asked.query.contains_key("seal");
             return (201, json!(null));
         }
         match header("x-ms-blob-type") {
             Some("AppendBlob") if asked.body.is_empty() => blob.append = true,
             Some("BlockBlob") => {
+                blob.length = asked.body.len();
                 blob.bytes = asked.body.to_vec();
                 blob.sealed = true;
             }

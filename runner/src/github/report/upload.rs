@@ -57,6 +57,8 @@ struct Appended {
     made: bool,
     /// Bytes in it.
     length: u64,
+    /// Whether the last request about it had no answer: it may have been carried out.
+    unanswered: bool,
     /// Whether a block was given up; what comes after it is not sent.
     broken: bool,
 }
@@ -171,8 +173,13 @@ async fn send(
         ("x-ms-blob-sealed", sealed),
         ("x-ms-blob-condition-appendpos", &offset),
     ];
-    match put_blob(service, &place, put, &headers).await {
+    let before = std::mem::replace(&mut document.unanswered, true);
+    let answered = put_blob(service, &place, put, &headers).await;
+    document.unanswered = matches!(answered, Err(BlockError::Results(_)));
+    match answered {
         Err(BlockError::Refused(refusal)) if refusal.status == 412 => {}
+        // It was sealed by the try that had no answer.
+        Err(BlockError::Refused(refusal)) if refusal.status == 409 && block.last && before => {}
         other => other?,
     }
     document.length += block.bytes.len() as u64;

@@ -93,6 +93,31 @@ async fn signals_come_with_the_waits_of_the_official_runner() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_cancels_may_say_how_long_the_job_has_to_end() {
+    // SIGKILL has its five seconds.
+    for (grace, expected) in [(Some(20.0), 26), (None, 306)] {
+        let steps = vec![run_if("always()", "x"), run_if("always()", "never")];
+        let mut job = Job::new(steps, |_, _, _| stubborn(1e6));
+        let (canceller, cancellation) = cancellation();
+        job.cancellation = cancellation;
+        tokio::spawn(async move {
+            tokio::time::sleep(seconds(1.0)).await;
+            match grace {
+                Some(grace) => canceller.cancel_within(seconds(grace)),
+                None => canceller.cancel(),
+            }
+            // A second request changes nothing.
+            canceller.cancel_within(seconds(1.0));
+            std::future::pending::<()>().await;
+        });
+        let started = Instant::now();
+        let outcome = job.execute().await;
+        assert_eq!(outcome.result, Conclusion::Cancelled);
+        assert_eq!(started.elapsed().as_secs(), expected, "{grace:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_outlives_its_kill_is_abandoned() {
     let mut job = Job::new(vec![run("", "x")], |_, _, _| stubborn(1e6));
     cancel_after(&mut job, 1.0);
