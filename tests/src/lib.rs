@@ -27,6 +27,7 @@ pub mod guests;
 pub mod measured;
 pub mod memory;
 pub mod npm;
+pub mod planned;
 pub mod processes;
 pub mod scenario;
 pub mod spread;

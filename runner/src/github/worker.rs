@@ -193,7 +193,7 @@ impl Worker {
         let ended = match waited {
             Ok(Waited::Job(job)) => {
                 // All lines of the log about it have its ids, as GitHub's page and support know them.
-                let (job_id, request_id) = (&job.job_id, job.request_id);
+                let (job_id, request_id) = (&job.job.job_id, job.job.request_id);
                 let span = tracing::info_span!("job", %job_id, request_id);
                 let ended = self.job(&mut session, &job, run, stop);
                 ended.instrument(span).await.map(Ended::Job)
