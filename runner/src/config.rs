@@ -16,7 +16,7 @@ use std::{
 pub use reader::Problem;
 pub use secret_file::{SecretFileError, read_secret};
 pub use serve::{CredentialFiles, DEFAULT_GROUP, GitHubConfig, Limits, Mode, Pool, ServeConfig};
-pub use settings::{ActionSettings, Settings, SettingsError, file};
+pub use settings::{ActionSettings, EgressSettings, Settings, SettingsError, file};
 
 /// Folders and programs of this installation.
 #[derive(Debug, Clone)]

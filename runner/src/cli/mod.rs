@@ -9,6 +9,7 @@ use crate::printable;
 mod action;
 mod copy;
 mod doctor;
+mod egress;
 mod exec;
 mod expr;
 mod image;
@@ -129,6 +130,7 @@ enum Command {
     Expr(expr::ExprArgs),
     Pin(pin::PinArgs),
     Action(action::ActionArgs),
+    Egress(egress::EgressCommandArgs),
     Worker(worker::WorkerArgs),
     Sandbox(sandbox::SandboxArgs),
     Status(status::StatusArgs),
@@ -157,6 +159,7 @@ pub fn main() -> ExitCode {
         Command::Expr(args) => expr::expr(&args),
         Command::Pin(args) => pin::pin(&args),
         Command::Action(args) => action::action(&args),
+        Command::Egress(args) => egress::egress(&args),
         Command::Worker(args) => worker::worker(&args, cli.kvm),
         Command::Sandbox(args) => sandbox::sandbox(&args),
         Command::Status(args) => status::status(&args),

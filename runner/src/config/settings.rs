@@ -8,13 +8,13 @@ use std::{
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::action::policy::PinPolicy;
+use crate::{action::policy::PinPolicy, egress::policy::Mode};
 
 /// Where the file is that no variable names; there need be none.
 const PATH: &str = "/etc/mayfly/config.toml";
 
 /// Sections that are read here, and not by `mayfly serve`.
-pub(super) const SECTIONS: [&str; 1] = ["actions"];
+pub(super) const SECTIONS: [&str; 2] = ["actions", "egress"];
 
 /// What the configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -22,6 +22,8 @@ pub(super) const SECTIONS: [&str; 1] = ["actions"];
 pub struct Settings {
     /// `[actions]`.
     pub actions: ActionSettings,
+    /// `[egress]`.
+    pub egress: EgressSettings,
     // Those of `mayfly serve`, which reads them by itself and says what is wrong with them.
     github: IgnoredAny,
     serve: IgnoredAny,
@@ -37,6 +39,16 @@ pub struct ActionSettings {
     pub mirror: Option<String>,
     /// What must be known of an action before it runs.
     pub pins: Option<PinPolicy>,
+}
+
+/// Which hosts the sandboxes of `run` and `exec` may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EgressSettings {
+    /// The file of the policy.
+    pub policy: Option<PathBuf>,
+    /// `open`, `audit` or `enforce`; wins over the file's own.
+    pub mode: Option<Mode>,
 }
 
 /// Why the configuration cannot be used.
