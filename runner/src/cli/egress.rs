@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::CommandResult;
 
-pub use args::EgressArgs;
+pub use args::{EgressArgs, line};
 
 /// Asks the egress policy, and makes one from records.
 #[derive(Debug, Args)]

@@ -13,13 +13,16 @@ use mayfly_vmm::process::Ended;
 
 use super::{
     CommandResult, Exit, Failure, copy,
+    egress::EgressArgs,
     interrupt::{Interrupts, interrupted},
     kvm,
     machine::MachineArgs,
+    network::Networks,
     pairs,
 };
 use crate::{
     config::Installation,
+    egress::policy::JobPlace,
     sandbox::{Exec, ExecEvent, ExecInput, ExecRequest, Sandbox, SandboxError},
 };
 
@@ -35,6 +38,8 @@ use crate::{
 pub struct ExecArgs {
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    egress: EgressArgs,
     /// Set an environment variable; without `=V` its value here is taken over.
     #[arg(long, short, value_name = "K[=V]")]
     env: Vec<pairs::Argument>,
@@ -74,12 +79,16 @@ pub fn exec(args: &ExecArgs, mode: kvm::KvmMode) -> CommandResult {
     }
     kvm::ensure(mode)?;
     let installation = Installation::locate()?;
+    let networks = Networks::new(&args.egress, &installation, None)?;
+    let place = JobPlace::default();
     super::runtime()?.block_on(async {
         let mut interrupts = Interrupts::take()?;
         let launcher = interrupts
             .guard(args.machine.launcher(installation))
             .await?;
-        let sandbox = interrupts.guard(launcher.restore()).await?;
+        let restored = networks.restore(&launcher, &place);
+        let sandbox = interrupts.guard(restored).await?;
+        eprintln!("{}", networks.line());
         match in_sandbox(args, env, sources, &sandbox, interrupts).await {
             Ok(exit) => {
                 sandbox.end().await;

@@ -17,6 +17,7 @@ use crate::{
     job::{NodeVersion, Options},
     sandbox::{
         microvm::{MicroVm, RestoreError},
+        network::NetworkEnd,
         template::Template,
     },
 };
@@ -76,9 +77,9 @@ impl MachineArgs {
 }
 
 impl Launcher {
-    /// Restores a sandbox that has proven its identity.
-    pub async fn restore(&self) -> Result<MicroVm, RestoreError> {
-        MicroVm::restore(&self.installation, &self.template).await
+    /// Restores a sandbox that has proven its identity, and gives the worker's end of its network.
+    pub async fn restore_online(&self) -> Result<(MicroVm, NetworkEnd), RestoreError> {
+        MicroVm::restore_online(&self.installation, &self.template).await
     }
 
     /// The guest agent's static program. Where it is not there, whoever needs it says so.

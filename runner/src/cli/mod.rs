@@ -17,6 +17,7 @@ mod interrupt;
 mod kvm;
 pub mod logs;
 mod machine;
+mod network;
 mod pairs;
 mod pin;
 mod progress;

@@ -21,7 +21,8 @@ use clap::Args;
 use secrecy::SecretString;
 
 use super::{
-    CommandResult, Exit, Failure, interrupt::Interrupts, kvm, machine::MachineArgs, pairs,
+    CommandResult, Exit, Failure, egress::EgressArgs, interrupt::Interrupts, kvm,
+    machine::MachineArgs, network::Networks, pairs,
 };
 use crate::{
     action::{
@@ -124,6 +125,8 @@ pub struct RunArgs {
     json: bool,
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    egress: EgressArgs,
 }
 
 /// Makes the text of a plan's selected jobs, as JSON or for a person.
@@ -250,6 +253,8 @@ async fn jobs(
 ) -> CommandResult {
     let mut interrupts = Interrupts::take()?;
     let installation = Installation::locate()?;
+    let networks = Networks::new(&args.egress, &installation, None)?;
+    eprintln!("{}", networks.line());
     let services = Arc::new(services(&installation, &plan));
     let launcher = interrupts
         .guard(args.machine.launcher(installation))
@@ -257,7 +262,7 @@ async fn jobs(
     let several = selected.len() > 1 || plan.jobs().any(|job| job.call.is_some());
     let output = Arc::new(Output::new(args.json, several));
     let runner = Arc::new(JobRunner::new(
-        launcher,
+        (launcher, networks),
         checkout,
         given,
         Arc::clone(&services),

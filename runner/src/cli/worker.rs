@@ -13,9 +13,11 @@ use zeroize::Zeroizing;
 
 use super::{
     CommandResult, Exit, Failure,
+    egress::EgressArgs,
     interrupt::{Interrupts, interrupted},
     kvm,
     machine::{Launcher, MachineArgs},
+    network::{self, Networks},
 };
 use crate::{
     action::{
@@ -23,6 +25,7 @@ use crate::{
         policy::PinPolicy,
     },
     config::{Installation, Settings},
+    egress::record::Tell,
     github::{
         broker::{Identity, PollError, SessionError},
         http::Http,
@@ -63,6 +66,8 @@ const VERSION_TOO_OLD: u8 = 7;
 pub struct WorkerArgs {
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    egress: EgressArgs,
     /// Version of actions/runner whose protocol level is reported. GitHub gives no job to one that is
     /// older than about a month.
     #[arg(long, value_name = "VERSION", default_value = RUNNER_VERSION, env = "MAYFLY_RUNNER_VERSION")]
@@ -96,6 +101,9 @@ pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
     let notices = notices(args)?;
     let installation = Installation::locate()?;
     let policy = policy(args, &installation)?;
+    let told = notices.clone();
+    let tell: Tell = Arc::new(move |notice| told.tell(&notice));
+    let networks = Networks::new(&args.egress, &installation, Some(tell))?;
     let name = config.runner.agent_name.clone();
     let agent = format!("mayfly/{}", env!("CARGO_PKG_VERSION"));
     super::runtime()?.block_on(async {
@@ -104,8 +112,10 @@ pub fn worker(args: &WorkerArgs, mode: kvm::KvmMode) -> CommandResult {
         let launcher = interrupts
             .guard(args.machine.launcher(installation))
             .await?;
+        eprintln!("{}", networks.line());
         let machine = Machine {
             launcher,
+            networks,
             notices: notices.clone(),
             policy,
             http: Http::new(&agent).map_err(WorkerError::Setup)?,
@@ -212,6 +222,7 @@ fn identity(args: &WorkerArgs) -> Identity {
 /// What jobs run on, and with.
 struct Machine {
     launcher: Launcher,
+    networks: Networks,
     notices: Notices,
     policy: ActionPolicy,
     http: Http,
@@ -232,7 +243,7 @@ impl Machine {
             ..self.launcher.job_options()
         };
         let user = options.user.clone();
-        let sandbox = prepared(&self.launcher, &self.notices, request, user.as_deref());
+        let sandbox = prepared(self, request, user.as_deref());
         let (sandbox, actions) = tokio::join!(sandbox, self.actions(request));
         let sandbox = match sandbox {
             Ok(sandbox) => sandbox,
@@ -280,15 +291,15 @@ async fn execute(
 
 /// A sandbox with an empty workspace.
 async fn prepared(
-    launcher: &Launcher,
-    notices: &Notices,
+    machine: &Machine,
     request: &JobRequest,
     user: Option<&str>,
 ) -> anyhow::Result<MicroVm> {
     let begun = Instant::now();
-    let sandbox = launcher.restore().await?;
+    let place = network::place(request);
+    let sandbox = machine.networks.restore(&machine.launcher, &place).await?;
     let vmm = sandbox.vmm_process();
-    notices.tell(&Notice::Sandbox { vmm });
+    machine.notices.tell(&Notice::Sandbox { vmm });
     let whole = begun.elapsed();
     let identity = sandbox.identity_took;
     for (phase, took) in [
@@ -296,7 +307,7 @@ async fn prepared(
         (Phase::Identity, identity),
     ] {
         let seconds = took.as_secs_f64();
-        notices.tell(&Notice::Phase { phase, seconds });
+        machine.notices.tell(&Notice::Phase { phase, seconds });
     }
     let github = request
         .context_data

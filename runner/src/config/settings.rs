@@ -3,6 +3,7 @@
 
 use std::{
     env, fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -49,6 +50,8 @@ pub struct EgressSettings {
     pub policy: Option<PathBuf>,
     /// `open`, `audit` or `enforce`; wins over the file's own.
     pub mode: Option<Mode>,
+    /// Address and port of the name server that is asked for sandboxes, in place of the host's.
+    pub resolver: Option<SocketAddr>,
 }
 
 /// Why the configuration cannot be used.

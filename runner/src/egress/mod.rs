@@ -7,6 +7,7 @@ pub mod dns;
 pub mod flow;
 pub mod guard;
 pub mod intercept;
+pub mod online;
 pub mod policy;
 pub mod proxy;
 pub mod record;

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::{
+    egress::proxy::Egress,
+    sandbox::{Sandbox, SandboxError},
+};
 
 use super::{
     Options,
@@ -76,6 +79,11 @@ pub async fn execute<S: Sandbox, R: Reporter>(
     };
     // Secrets first: nothing is reported before they are known.
     let masks = run.add_masks();
+    let masker = shared.masker.clone();
+    if let Some(egress) = sandbox.egress() {
+        let hide = move |text: &str| masker.mask(text).into_owned();
+        egress.record().hide_with(Arc::new(hide));
+    }
     let name = shared.masker.mask(&request.job_display_name).into_owned();
     shared.report(EventKind::JobStarted { name: &name }).await;
     let (outputs, environment_url) = run.all(masks).await;
@@ -318,8 +326,32 @@ impl<S: Sandbox, R: Reporter> JobRun<'_, S, R> {
                 None
             }
         };
+        self.network(&mut log).await;
         let record = log.finish(name, conclusion, conclusion).await;
         (record, (outputs, url))
+    }
+
+    /// What the job reached, and what it did not.
+    async fn network(&self, log: &mut StepLog<'_, R>) {
+        let Some(record) = self.shared.sandbox.egress().map(Egress::record) else {
+            return;
+        };
+        if let Err(error) = record.finish() {
+            log.warning(&error.to_string()).await;
+        }
+        let table = record.table();
+        if table.is_empty() {
+            return;
+        }
+        log.line("##[group]Network").await;
+        for line in table.lines() {
+            log.line(&line).await;
+        }
+        if let Some(path) = record.path() {
+            log.line(&format!("record: {}", path.display())).await;
+        }
+        log.line("##[endgroup]").await;
+        log.summary(&table.markdown()).await;
     }
 
     /// Outputs of the job: empty ones and those that hold a secret are left out.

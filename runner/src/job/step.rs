@@ -8,7 +8,10 @@ use std::{sync::Arc, time::Duration};
 use indexmap::IndexMap;
 use tokio::time::Instant;
 
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::{
+    egress::proxy::RunningStep,
+    sandbox::{Sandbox, SandboxError},
+};
 
 use super::{
     cancel::Cancellation,
@@ -293,7 +296,10 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
             files: &begun.files,
             stop: &stop,
         };
-        match steps::run(&mut run).await {
+        let running = self.begins(begun, name);
+        let ended = steps::run(&mut run).await;
+        drop(running);
+        match ended {
             Ok(ended) => {
                 // What stopped the action around is told once, by it.
                 if stop.is_stopped_around().await.is_none()
@@ -311,6 +317,14 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
                 }
             }
         }
+    }
+
+    /// From now on the sandbox's network is that of this step. Steps inside of a composite action are
+    /// part of the step around them.
+    fn begins(&self, begun: &Begun<'_>, name: &str) -> Option<RunningStep> {
+        let egress = self.sandbox.egress().filter(|_| begun.task.depth == 0)?;
+        let id = begun.task.step.context_name.clone();
+        Some(egress.step(vec![id, self.masker.mask(name).into_owned()]))
     }
 
     async fn timeout(&self, begun: &Begun<'_>, output: &mut StepOutput<'_, R>) -> Option<f64> {

@@ -23,7 +23,10 @@ use super::{
     network::{self, NetworkEnd},
     template::Template,
 };
-use crate::{config::Installation, egress::stack::Addresses};
+use crate::{
+    config::Installation,
+    egress::{online::Online, proxy::Egress, stack::Addresses},
+};
 
 /// How long an agent may take to show that it lives.
 const PING_LIMIT: Duration = Duration::from_secs(10);
@@ -42,6 +45,8 @@ pub struct MicroVm {
     agent: AgentClient,
     machine: Mutex<Option<Machine>>,
     process: u32,
+    /// Its network, if it has one.
+    online: Option<Online>,
     /// How long it took from the start of the restore to the proven identity.
     pub ready_after: Duration,
     /// How much of that the guest took to prove its identity.
@@ -122,10 +127,16 @@ impl MicroVm {
         Ok(Self {
             agent: machine.agent.clone(),
             process: machine.vmm.id(),
+            online: None,
             machine: Mutex::new(Some(machine)),
             ready_after: begun.elapsed(),
             identity_took: running.elapsed(),
         })
+    }
+
+    /// Its network is served from now on, and ends with it.
+    pub fn goes_online(&mut self, online: Online) {
+        self.online = Some(online);
     }
 
     /// Client of the guest's agent, for what only a microVM can do.
@@ -272,6 +283,10 @@ fn refused(machine: Machine, why: SandboxError) -> RestoreError {
 }
 
 impl Sandbox for MicroVm {
+    fn egress(&self) -> Option<&Egress> {
+        self.online.as_ref().map(Online::egress)
+    }
+
     async fn exec(&self, request: ExecRequest) -> Result<Exec, SandboxError> {
         self.agent.exec(request).await
     }

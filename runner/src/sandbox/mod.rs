@@ -16,6 +16,8 @@ use std::{future::Future, io};
 
 use tokio::{io::AsyncRead, sync::mpsc};
 
+use crate::egress::proxy::Egress;
+
 /// The machine in which the steps of one job run: a microVM, or a recording fake in unit tests.
 pub trait Sandbox: Send + Sync + 'static {
     /// Starts a process in a process group of its own.
@@ -61,6 +63,11 @@ pub trait Sandbox: Send + Sync + 'static {
 
     /// Removes a file or a directory tree; one that is not there is no error.
     fn remove(&self, path: &str) -> impl Future<Output = Result<(), SandboxError>> + Send;
+
+    /// The sandbox's network, if it has one.
+    fn egress(&self) -> Option<&Egress> {
+        None
+    }
 }
 
 /// A process to start in a sandbox.

@@ -1,6 +1,6 @@
 //! `--egress` and `--offline`: which policy the sandboxes of a command get.
 
-use std::{net::IpAddr, path::Path};
+use std::path::Path;
 
 use clap::Args;
 
@@ -56,25 +56,6 @@ pub(super) fn named(said: &str) -> Result<Document, Failure> {
     match modes.into_iter().find(|mode| mode.word() == said) {
         Some(mode) => Ok(Document::of(mode, &[USUAL])),
         None => Document::read(Path::new(said)).map_err(Failure::usage),
-    }
-}
-
-/// Whether an address is of the host's side, as far as it tells by itself.
-pub(super) fn is_host_side(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(four) => {
-            four.is_loopback()
-                || four.is_private()
-                || four.is_link_local()
-                || four.is_unspecified()
-                || four.is_broadcast()
-        }
-        IpAddr::V6(six) => {
-            six.is_loopback()
-                || six.is_unspecified()
-                || six.is_unique_local()
-                || six.is_unicast_link_local()
-        }
     }
 }
 

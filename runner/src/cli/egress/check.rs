@@ -8,9 +8,12 @@ use serde::Serialize;
 use super::args::{EgressArgs, named};
 use crate::{
     cli::{CommandResult, Exit, Failure},
-    egress::policy::{
-        self, Decision, JobPlace, Needs, Policy, Protocol, Request, Seen, Verdict, decide,
-        may_resolve,
+    egress::{
+        guard,
+        policy::{
+            self, Decision, JobPlace, Needs, Policy, Protocol, Request, Seen, Verdict, decide,
+            may_resolve,
+        },
     },
 };
 
@@ -146,7 +149,7 @@ fn answer(args: &CheckArgs, policy: &Policy) -> Result<(Decision, bool), Failure
         transport: Some(protocol.transport()),
         address,
         port: Some(port),
-        host_side: address.is_some_and(super::args::is_host_side),
+        host_side: address.is_some_and(guard::is_host_side),
         names: &names,
         seen: Seen::Nothing,
         steps: &steps,

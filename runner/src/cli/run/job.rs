@@ -10,7 +10,10 @@ use crate::{
     action::{bytes::ActionSource, image_archives::ImageArchives, own::WithCheckout},
     attestation::{self, KeyError, Pins, SANDBOX_FILE, SANDBOX_VARIABLE, Witness},
     checkout::{Checkout, CheckoutError},
-    cli::machine::Launcher,
+    cli::{
+        machine::Launcher,
+        network::{self, NetworkError, Networks},
+    },
     expression::value::Object,
     job::{
         self, Cancellation, Options, Services,
@@ -22,10 +25,7 @@ use crate::{
         http::{self, Server},
         service::{JobService, RunServices},
     },
-    sandbox::{
-        SandboxError,
-        microvm::{MicroVm, RestoreError},
-    },
+    sandbox::{SandboxError, microvm::MicroVm},
     workflow::plan::{self, JobResult, JobRun},
 };
 
@@ -47,6 +47,7 @@ pub struct Given {
 /// Runs jobs, each in a sandbox of its own.
 pub struct JobRunner {
     launcher: Launcher,
+    networks: Networks,
     checkout: Arc<Checkout>,
     given: Given,
     services: Arc<RunServices>,
@@ -69,7 +70,7 @@ impl std::fmt::Debug for JobRunner {
 pub enum RunJobError {
     /// No sandbox.
     #[error(transparent)]
-    Restore(#[from] RestoreError),
+    Restore(#[from] NetworkError),
     /// No key to prove by what the sandbox is.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -90,7 +91,7 @@ pub enum RunJobError {
 impl JobRunner {
     /// A runner of jobs from one template and one checkout.
     pub fn new(
-        launcher: Launcher,
+        (launcher, networks): (Launcher, Networks),
         checkout: Arc<Checkout>,
         mut given: Given,
         services: Arc<RunServices>,
@@ -99,6 +100,7 @@ impl JobRunner {
         given.actions = Arc::new(WithCheckout::new(Arc::clone(&checkout), given.actions));
         Self {
             launcher,
+            networks,
             checkout,
             given,
             services,
@@ -162,7 +164,8 @@ impl JobRunner {
 
     async fn prepare(&self, run: &JobRun) -> Result<(MicroVm, Witness), RunJobError> {
         let witness = Witness::new(self.launcher.host_key()?, self.identity(run));
-        let sandbox = self.launcher.restore().await?;
+        let place = network::place(&run.request);
+        let sandbox = self.networks.restore(&self.launcher, &place).await?;
         witness
             .introduce(&sandbox)
             .await

@@ -69,6 +69,19 @@ pub struct Egress {
     inner: Arc<Inner>,
 }
 
+/// A step that runs until this is dropped.
+#[derive(Debug)]
+pub struct RunningStep {
+    egress: Egress,
+    id: StepId,
+}
+
+impl Drop for RunningStep {
+    fn drop(&mut self) {
+        self.egress.step_ends(self.id);
+    }
+}
+
 struct Inner {
     policy: Policy,
     record: Record,
@@ -121,6 +134,15 @@ impl Egress {
         let running = self.inner.steps.words();
         let enforced = self.inner.policy.mode(&running) == Mode::Enforce;
         self.inner.steps.end(step, enforced);
+    }
+
+    /// As [`Self::step_begins`]; the step ends when what is given back is dropped.
+    #[must_use]
+    pub fn step(&self, words: Vec<String>) -> RunningStep {
+        RunningStep {
+            id: self.step_begins(words),
+            egress: self.clone(),
+        }
     }
 
     /// What was reached.

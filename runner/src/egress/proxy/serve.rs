@@ -5,10 +5,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 use crate::egress::{
+    dns::Gateway,
+    policy::Verdict,
     record::Answer,
     stack::{
-        Incoming, IncomingReceiver, Pending, PendingDatagrams, PendingStream, Refusal, refusal,
-        relay_datagrams, relay_searched,
+        Addresses, Incoming, IncomingReceiver, Pending, PendingDatagrams, PendingStream, Refusal,
+        refusal, relay_datagrams, relay_searched,
     },
 };
 
@@ -20,19 +22,33 @@ use super::{
     within::broken,
 };
 
+/// The port of the gateway's name server.
+const DNS: u16 = 53;
 /// How long connections may take to end after their machine is gone.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Egress {
-    /// Takes flows until the machine is gone.
-    pub async fn serve(self, mut incoming: IncomingReceiver) {
+    /// Takes flows until the machine is gone. Those to the gateway's name server go to `gateway`; nothing
+    /// else is at its address.
+    pub async fn serve(
+        self,
+        mut incoming: IncomingReceiver,
+        addresses: Addresses,
+        gateway: Arc<Gateway>,
+    ) {
         let mut flows = JoinSet::new();
         loop {
             tokio::select! {
                 next = incoming.recv() => match next {
+                    Some(next) if addresses.is_gateway(next.flow.address) && next.flow.port == DNS => {
+                        let gateway = Arc::clone(&gateway);
+                        // How it ended, the guest knows.
+                        flows.spawn(async move { drop(gateway.serve(next).await) });
+                    }
                     Some(next) => {
                         let egress = self.clone();
-                        flows.spawn(async move { egress.one(next).await });
+                        let on_link = addresses.is_on_link(next.flow.address);
+                        flows.spawn(async move { egress.one(next, on_link).await });
                     }
                     None => break,
                 },
@@ -45,9 +61,15 @@ impl Egress {
         let _ = tokio::time::timeout(LAST_WORDS, rest).await;
     }
 
-    async fn one(&self, incoming: Incoming) {
+    async fn one(&self, incoming: Incoming, on_link: bool) {
         let Incoming { flow, pending } = incoming;
         let mut asked = self.ask(flow);
+        if on_link {
+            asked.decision.verdict = Verdict::Deny;
+            asked.decision.rule = None;
+            asked.decision.why =
+                "nothing but the gateway's DNS is on the sandbox's own link".into();
+        }
         if !asked.decision.verdict.passes() {
             pending.refuse(Refusal::Unreachable);
             return asked.end(None);
