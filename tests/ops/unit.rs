@@ -34,7 +34,7 @@ fn root(root: &Path, unit: &str) -> Result<(), Failed> {
     fs::create_dir_all(&units)?;
     fs::create_dir_all(&programs)?;
     symlink("usr/bin", root.join("bin"))?;
-    for program in ["mayfly", "kill"] {
+    for program in ["mayfly", "kill", "sh"] {
         let path = programs.join(program);
         fs::write(&path, "#!/bin/sh\n")?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

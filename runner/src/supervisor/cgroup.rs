@@ -106,23 +106,33 @@ impl Cgroups {
     pub fn make(&self, name: &str, pool: &Pool) -> io::Result<PathBuf> {
         let path = self.base.join(format!("worker-{name}"));
         made(&path)?;
-        let memory = (pool.memory_mib + OVERHEAD_MIB) << 20;
-        // A vCPU each, and one for the worker's own work.
-        let cpu = (u32::from(pool.cpus) + 1) * 100_000;
-        for (file, value) in [
-            ("memory.max", memory.to_string()),
-            ("memory.oom.group", "1".to_owned()),
-            ("cpu.max", format!("{cpu} 100000")),
-            ("pids.max", TASKS.to_string()),
-        ] {
-            let file = path.join(file);
-            // A controller that is not there has no such file.
-            if file.exists() {
-                fs::write(file, value)?;
-            }
-        }
+        bound(&path, pool)?;
         Ok(path)
     }
+}
+
+/// Sets the bounds of a worker's group. They are gone after a supervisor that crashed: the next one
+/// starts in the group above, which must not bound those below it at that moment.
+///
+/// # Errors
+/// The kernel's.
+pub fn bound(group: &Path, pool: &Pool) -> io::Result<()> {
+    let memory = (pool.memory_mib + OVERHEAD_MIB) << 20;
+    // A vCPU each, and one for the worker's own work.
+    let cpu = (u32::from(pool.cpus) + 1) * 100_000;
+    for (file, value) in [
+        ("memory.max", memory.to_string()),
+        ("memory.oom.group", "1".to_owned()),
+        ("cpu.max", format!("{cpu} 100000")),
+        ("pids.max", TASKS.to_string()),
+    ] {
+        let file = group.join(file);
+        // A controller that is not there has no such file.
+        if file.exists() {
+            fs::write(file, value)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts a process into a group.
@@ -164,5 +174,37 @@ fn made(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Mode;
+
+    #[test]
+    fn a_group_gets_the_bounds_of_its_pool_where_there_are_controllers() {
+        let pool = Pool {
+            name: "sandbox".into(),
+            mode: Mode::Jit,
+            labels: vec!["sandbox".into()],
+            image: "minimal".into(),
+            cpus: 2,
+            memory_mib: 1024,
+            capacity: 1,
+            min_idle: 1,
+            runner_group: "Default".into(),
+            pins: None,
+        };
+        let group = tempfile::tempdir().unwrap();
+        let file = |name: &str| group.path().join(name);
+        for name in ["memory.max", "cpu.max"] {
+            fs::write(file(name), "max\n").unwrap();
+        }
+        bound(group.path(), &pool).unwrap();
+        let read = |name: &str| fs::read_to_string(file(name)).unwrap();
+        assert_eq!(read("memory.max"), (1536_u64 << 20).to_string());
+        assert_eq!(read("cpu.max"), "300000 100000");
+        assert!(!file("pids.max").exists());
     }
 }

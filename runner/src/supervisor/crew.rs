@@ -245,7 +245,7 @@ impl Crew {
     ///
     /// # Errors
     /// If the records cannot be read.
-    pub async fn take_over(self: &Arc<Self>) -> io::Result<usize> {
+    pub async fn take_over(self: &Arc<Self>, pools: &[Pool]) -> io::Result<usize> {
         let mut lives = 0;
         for record in self.records.all()? {
             let handle = record.process.clone().and_then(|process| {
@@ -260,6 +260,12 @@ impl Crew {
                     "a worker of the supervisor before this one is taken over"
                 );
                 lives += 1;
+                let pool = pools.iter().find(|pool| pool.name == record.pool);
+                if let Some((group, pool)) = record.cgroup.as_deref().zip(pool)
+                    && let Err(error) = cgroup::bound(group, pool)
+                {
+                    tracing::warn!(%error, group = %group.display(), "a worker that was taken over has no bounds");
+                }
                 self.follow(record, handle, None, receiver);
                 continue;
             }

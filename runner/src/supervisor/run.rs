@@ -152,7 +152,11 @@ impl Supervisor {
         let rest = Arc::new(credentials::client(&self.config.github)?);
         let folder = self.folder.clone();
         let failed = |cause| StartError::Folder { folder, cause };
-        let lives = self.crew.take_over().await.map_err(failed)?;
+        let lives = self
+            .crew
+            .take_over(&self.config.pools)
+            .await
+            .map_err(failed)?;
         if lives > 0 {
             tracing::info!(lives, "workers of the supervisor before this one go on");
         }
