@@ -62,11 +62,11 @@ impl Gateway {
     pub async fn serve(self: Arc<Self>, incoming: Incoming) -> io::Result<()> {
         match incoming.pending {
             Pending::Stream(pending) => {
-                let stream = pending.accept().await.map_err(io::Error::other)?;
+                let stream = pending.accept().await?;
                 self.serve_stream(stream).await
             }
             Pending::Datagrams(pending) => {
-                let guest = pending.accept().map_err(io::Error::other)?;
+                let guest = pending.accept()?;
                 self.serve_datagrams(guest).await;
                 Ok(())
             }

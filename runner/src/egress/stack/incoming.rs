@@ -1,5 +1,6 @@
 //! What the guest asks for, before anything was answered.
 
+use std::io;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -65,6 +66,17 @@ pub enum AcceptError {
     /// The machine is gone.
     #[error("the sandbox's network is gone")]
     Gone,
+}
+
+impl From<AcceptError> for io::Error {
+    fn from(error: AcceptError) -> Self {
+        let kind = match error {
+            AcceptError::GivenUp => io::ErrorKind::ConnectionReset,
+            AcceptError::TimedOut => io::ErrorKind::TimedOut,
+            AcceptError::Gone => io::ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, error)
+    }
 }
 
 /// A TCP connection of which the guest sent the first segment and got no answer yet.

@@ -82,10 +82,14 @@ pub async fn relay_searched(
     );
     if result.is_err() {
         guest.reset();
-        // Zero seconds of lingering: the host's peer sees a reset.
-        let _ = set_socket_linger(&host, Some(Duration::ZERO));
+        reset(&host);
     }
     result.map(|_| ())
+}
+
+/// Has the host's peer see a reset when the socket is closed: zero seconds of lingering.
+fn reset(host: &TcpStream) {
+    let _ = set_socket_linger(host, Some(Duration::ZERO));
 }
 
 async fn to_host(
@@ -149,14 +153,20 @@ pub async fn forward(incoming: Incoming, to: Option<SocketAddr>) -> io::Result<R
                     return Err(error);
                 }
             };
-            let guest = pending.accept().await.map_err(io::Error::other)?;
+            let guest = match pending.accept().await {
+                Ok(guest) => guest,
+                Err(error) => {
+                    reset(&host);
+                    return Err(error.into());
+                }
+            };
             let counts = Counts::default();
             relay(guest, host, &counts).await?;
             Ok(counts.relayed())
         }
         Pending::Datagrams(pending) => {
             let host = datagram_socket(to).await?;
-            let mut guest = pending.accept().map_err(io::Error::other)?;
+            let mut guest = pending.accept()?;
             let counts = Counts::default();
             relay_datagrams(&mut guest, &host, &counts).await;
             Ok(counts.relayed())

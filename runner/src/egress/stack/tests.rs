@@ -2,4 +2,7 @@
 
 mod answers;
 mod flows;
+mod frames;
 mod guest;
+mod hostile;
+mod relaying;

@@ -1,26 +1,8 @@
 //! What the gateway answers itself, and what it refuses.
 
+use super::frames::{framed, v4};
 use super::guest::{MAC, stack};
 use crate::egress::stack::{Addresses, Limits, packet};
-
-/// An IPv4 packet of the guest in its frame.
-pub(super) fn v4(to: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let addresses = Addresses::of(MAC);
-    let mut ip = vec![0x45, 0];
-    ip.extend((20 + payload.len() as u16).to_be_bytes());
-    ip.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
-    ip.extend(addresses.guest_v4.octets());
-    ip.extend(to);
-    let check = !packet::fold(packet::sum(0, &ip));
-    ip[10..12].copy_from_slice(&check.to_be_bytes());
-    ip.extend(payload);
-    framed([0x08, 0x00], &ip)
-}
-
-pub(super) fn framed(kind: [u8; 2], content: &[u8]) -> Vec<u8> {
-    let addresses = Addresses::of(MAC);
-    [&addresses.gateway_mac[..], &MAC, &kind, content].concat()
-}
 
 fn arp(target: [u8; 4]) -> Vec<u8> {
     let addresses = Addresses::of(MAC);
