@@ -83,7 +83,7 @@ fn v6(dice: &mut Dice, content: &[u8]) -> Vec<u8> {
 fn fragment(dice: &mut Dice, content: &[u8]) -> Vec<u8> {
     let protocol = if dice.below(2) == 0 { TCP } else { UDP };
     let mut frame = v4([192, 0, 2, 1], protocol, content);
-    let place = (dice.below(8192) as u16 | (dice.below(2) as u16) << 13).to_be_bytes();
+    let place = (dice.below(8192) as u16 | ((dice.below(2) as u16) << 13)).to_be_bytes();
     frame[14 + 4..14 + 6].copy_from_slice(&[0, dice.below(4) as u8]);
     frame[14 + 6..14 + 8].copy_from_slice(&place);
     checksum(&mut frame);

@@ -44,7 +44,7 @@ async fn bytes_go_both_ways_unchanged_however_slowly_they_are_taken() {
     let (stack, mut guest, listener) = listening(Limits::default()).await;
     let (handle, host) = connected(&mut guest, &listener).await;
     let data: Vec<u8> = (0..3_000_000_u32)
-        .map(|at| (at / 7 ^ at >> 3) as u8)
+        .map(|at| ((at / 7) ^ (at >> 3)) as u8)
         .collect();
     let (mut read, mut write) = host.into_split();
     let expected = data.clone();
@@ -222,7 +222,7 @@ async fn a_datagram_in_fragments_is_one_datagram() {
     let udp = &whole[34..];
     for (start, end, more) in [(64, 108, 0_u16), (0, 64, 1 << 13)] {
         let mut frame = super::frames::v4([192, 0, 2, 9], packet::UDP, &udp[start..end]);
-        frame[20..22].copy_from_slice(&(start as u16 / 8 | more).to_be_bytes());
+        frame[20..22].copy_from_slice(&((start as u16 / 8) | more).to_be_bytes());
         frame[24..26].copy_from_slice(&[0, 0]);
         let check = !packet::fold(packet::sum(0, &frame[14..34]));
         frame[24..26].copy_from_slice(&check.to_be_bytes());
