@@ -90,6 +90,9 @@ fn found(mention: Mention) -> Found {
 
 fn target(role: Role, text: &str) -> Result<Target, ReferenceError> {
     match role {
+        Role::Step | Role::Call if text.contains("${{") => {
+            Err(ReferenceError::Never(text.to_owned()))
+        }
         Role::Step => Reference::parse(text).map(Target::Use),
         Role::Call => Reference::parse(text).map(Target::Call),
         Role::Container if text.contains("${{") => Err(ReferenceError::Expression(text.to_owned())),

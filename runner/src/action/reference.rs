@@ -56,6 +56,9 @@ pub enum ReferenceError {
         "`{0}` holds an expression, so what it refers to is known only at run time; write the reference out"
     )]
     Expression(String),
+    /// No expression is evaluated there, so it can never become a reference.
+    #[error("`{0}` holds an expression, and `uses:` takes none; write the reference out")]
+    Never(String),
     /// It has no shape of a reference.
     #[error(
         "`{text}` is not a reference ({why}); write `owner/repository@ref`, `owner/repository/path@ref`, \

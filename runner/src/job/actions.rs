@@ -214,10 +214,12 @@ impl Actions {
         let bytes = match copied.get(&key) {
             Some(bytes) => Arc::clone(bytes),
             None => {
-                let own = options.actions.own().filter(|_| self.is_own(reference));
-                let bytes = match own {
-                    Some(bytes) => bytes,
-                    None => options.actions.find(reference)?,
+                // What names the own repository's commit is that commit where it is known; the checkout may
+                // hold other files.
+                let own = || options.actions.own().filter(|_| self.is_own(reference));
+                let bytes = match options.actions.find(reference) {
+                    Ok(bytes) => bytes,
+                    Err(error) => own().ok_or(error)?,
                 };
                 copy(sandbox, options, &bundle(reference), &root, &bytes).await?;
                 copied.insert(key, Arc::clone(&bytes));

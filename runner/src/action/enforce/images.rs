@@ -60,14 +60,14 @@ impl ImagePins {
     /// [`ImageRefused`] if the policy lets nothing run that is not pinned.
     pub fn name(&self, image: &str) -> Result<String, ImageRefused> {
         let reference = ImageReference::parse(image)?;
-        if reference.digest.is_some() {
-            return Ok(image.to_owned());
+        let by_digest =
+            |digest: &str| format!("{}/{}@{digest}", reference.registry, reference.repository);
+        // A tag beside a digest says nothing.
+        if let Some(digest) = &reference.digest {
+            return Ok(by_digest(digest));
         }
         match self.digest(&reference.key()) {
-            Some(digest) => Ok(format!(
-                "{}/{}@{digest}",
-                reference.registry, reference.repository
-            )),
+            Some(digest) => Ok(by_digest(&digest)),
             None if self.policy.fails() => {
                 Err(ImageRefused::Unpinned(image.to_owned(), self.policy))
             }
@@ -94,6 +94,10 @@ mod tests {
             let pins = pins(policy);
             assert_eq!(pins.name("ghcr.io/octo/db:16").unwrap(), by_digest);
             assert_eq!(pins.name(&by_digest).unwrap(), by_digest);
+            // A tag beside a digest is not looked up, not even one that is pinned to another image.
+            let both = format!("ghcr.io/octo/db:16@sha256:{}", "b".repeat(64));
+            let other = by_digest.replace(&"a".repeat(64), &"b".repeat(64));
+            assert_eq!(pins.name(&both).unwrap(), other);
             let other = pins
                 .name("ghcr.io/octo/db:17")
                 .map_err(|error| error.to_string());

@@ -536,3 +536,71 @@ async fn violations_are_counted_once_for_each_reference_and_told_by_kind() {
     ];
     assert_eq!(kinds, expected);
 }
+
+/// Ways of writing that somebody could hope to be overlooked.
+#[tokio::test]
+async fn no_way_of_writing_a_reference_gets_around_the_pins() {
+    let mut world = World::new();
+    let old = world.commit(
+        "octo/tool",
+        &[("action.yml", NODE), ("sub/action.yml", NODE)],
+        &["v1"],
+    );
+    let first = world.run(PinPolicy::Audit, USES_TOOL).await;
+    let content = bytes(&first, "octo/tool@v1").unwrap().origin();
+    world.lock(&old, content.rsplit(' ').next().unwrap());
+    let link = world.repository("octo/tool").join("linked");
+    std::os::unix::fs::symlink("sub", link).unwrap();
+    world.commit("octo/tool", &[("action.yml", EVIL)], &["v1", "v2"]);
+    let sha = "b".repeat(64);
+    let steps = [
+        // The same repository, however it is spelled, is held to the same lock and trips.
+        ("OCTO/Tool/sub@v1", "moved"),
+        ("octo/tool@V1", "unpinned"),
+        ("octo/tool/../evil@v1", "letters, digits"),
+        ("octo/tool//sub@v1", "letters, digits"),
+        ("octo/tool/sub@v2", "unpinned"),
+        ("octo/tool@refs/tags/v1", "unpinned"),
+        ("octo/tool@${{ github.ref }}", "takes none"),
+        ("docker://${{ matrix.image }}", "takes none"),
+        ("docker://alpine:3", "unpinned"),
+        ("DOCKER://alpine:3", "unverifiable"),
+        (&format!("docker://alpine:3@sha256:{sha}"), ""),
+        (&format!("docker://alpine:3@SHA256:{sha}"), "unverifiable"),
+    ];
+    let call = "  far:\n    uses: ${{ vars.WORKFLOW }}\n  near:\n    uses: octo/tool/.github/workflows/x.yml@v2\n";
+    let uses = |text: &str| format!("      - uses: &a {text}\n      - uses: *a\n");
+    for (text, expected) in steps {
+        let workflow =
+            "on: push\njobs:\n  j:\n    runs-on: x\n    steps:\n".to_owned() + &uses(text);
+        let enforced = world.run(PinPolicy::Require, &workflow).await;
+        let all = said(&enforced);
+        match expected {
+            "" => assert!(all.is_empty(), "{text}: {all:?}"),
+            _ => assert!(
+                all.iter().any(|line| line.contains(expected)),
+                "{text}: {all:?}"
+            ),
+        }
+    }
+    let workflow = format!("on: push\njobs:\n{call}");
+    let all = said(&world.run(PinPolicy::Require, &workflow).await);
+    assert!(
+        all[0].contains("ci.yml:4:11: unverifiable: ") && all[1].contains("unpinned"),
+        "{all:?}"
+    );
+    // A folder behind a link is none: what is read here is what is run there.
+    let linked = USES_TOOL.replace("octo/tool@v1", "octo/tool/linked@v1");
+    let all = said(&world.run(PinPolicy::Audit, &linked).await);
+    assert!(
+        all.iter().any(|line| line.contains("no action.yml")),
+        "{all:?}"
+    );
+    assert_eq!(
+        manifest(
+            &world.run(PinPolicy::Audit, USES_TOOL).await,
+            "OCTO/tool@v1"
+        ),
+        NODE
+    );
+}
