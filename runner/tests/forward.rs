@@ -1,9 +1,18 @@
 //! Connections of steps, carried by the agent to the worker: both directions, their ends, and what
 //! either side may do to the other.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use mayfly::sandbox::agent::AgentClient;
+use mayfly::{
+    action::policy::PinPolicy,
+    attestation::{self, HostKey, ImageName, Pins, Witness},
+    results::{
+        cache::{CacheLimits, RepositoryCache},
+        http,
+        service::{JobService, RunServices},
+    },
+    sandbox::agent::AgentClient,
+};
 use mayfly_guest::agent::Forward;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -151,4 +160,80 @@ async fn an_agent_that_listens_nowhere_refuses() {
     client.wait_ready(LIMIT).await.expect("ready");
     let error = client.accept(()).await.expect_err("refused");
     assert!(error.to_string().contains("nothing listens"), "{error}");
+}
+
+/// The whole way of a question: the program in the sandbox, its socket, the agent, the worker, and back.
+#[tokio::test]
+async fn a_step_gets_an_answer_of_the_worker_about_its_sandbox() {
+    let (folder, client, _) = agent().await;
+    let keys = folder.path().join("keys");
+    let key = HostKey::in_folder(&keys).expect("makes a key");
+    let sandbox = attestation::Sandbox {
+        sandbox: "uuid".to_owned(),
+        run: "1".to_owned(),
+        job: "build".to_owned(),
+        repository: "octo/hello".to_owned(),
+        image: ImageName {
+            name: "minimal".to_owned(),
+            digest: "sha256:aa".to_owned(),
+        },
+        pins: Pins {
+            policy: PinPolicy::Require,
+            ok: true,
+            violations: BTreeMap::new(),
+        },
+        mayfly: "0".to_owned(),
+    };
+    let witness = Witness::new(key, sandbox);
+    let mut file = witness.file();
+    file.socket = folder
+        .path()
+        .join("mayfly/sandbox.sock")
+        .display()
+        .to_string();
+    let told = folder.path().join("sandbox.json");
+    std::fs::write(&told, serde_json::to_vec(&file).expect("is JSON")).expect("writes");
+    let caches = RepositoryCache::new(folder.path(), "octo/hello", CacheLimits::default());
+    let run = Arc::new(RunServices::new(caches, folder.path()));
+    let service = JobService::new(run, Vec::new()).expect("has a key");
+    let service = Arc::new(service.with_witness(witness));
+    let serving = tokio::spawn(http::serve(client, service));
+
+    let mayfly = |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mayfly"));
+        command.args(arguments).env("MAYFLY_SANDBOX", &told);
+        command
+    };
+    let nonce = "0123456789abcdef";
+    let asked = mayfly(&["sandbox", "ask", "--nonce", nonce]).output();
+    let asked = timeout(LIMIT, asked).await.expect("in time").expect("runs");
+    assert!(
+        asked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&asked.stderr)
+    );
+    let answer = folder.path().join("answer.json");
+    std::fs::write(&answer, &asked.stdout).expect("writes");
+    let public = keys.join("sandbox.pub").display().to_string();
+    let answer = answer.display().to_string();
+    for (nonce, job, code) in [
+        (nonce, "build", 0),
+        (nonce, "deploy", 1),
+        ("fedcba9876543210", "build", 1),
+    ] {
+        let arguments = [
+            "sandbox", "verify", &answer, "--key", &public, "--nonce", nonce,
+        ];
+        let checked = mayfly(&arguments).args(["--job", job, "--pins"]).output();
+        let checked = timeout(LIMIT, checked)
+            .await
+            .expect("in time")
+            .expect("runs");
+        assert_eq!(checked.status.code(), Some(code), "{checked:?}");
+    }
+    let short = mayfly(&["sandbox", "ask", "--nonce", "x"]).output();
+    let short = timeout(LIMIT, short).await.expect("in time").expect("runs");
+    assert_eq!(short.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&short.stderr).contains("16 to 128 letters"));
+    serving.abort();
 }

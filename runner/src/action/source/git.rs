@@ -209,11 +209,19 @@ impl GitMirror {
         Err(error.unwrap_or_else(|| self.failed(repository, "it is not there")))
     }
 
-    /// Where a repository may be: with and without `.git`.
+    /// Where a repository may be: with and without `.git`, and in small letters, which GitHub does not tell
+    /// apart from others.
     fn urls(&self, repository: &RepositoryName) -> Vec<String> {
-        let names = [format!("{repository}.git"), repository.to_string()];
+        let mut names = vec![format!("{repository}.git"), repository.to_string()];
+        let key = repository.key();
+        if !names.contains(&key) {
+            names.extend([format!("{key}.git"), key]);
+        }
         match &self.folder {
-            None => names.map(|name| format!("{}/{name}", self.base)).into(),
+            None => {
+                let names = names.iter();
+                names.map(|name| format!("{}/{name}", self.base)).collect()
+            }
             Some(folder) => {
                 let there = names
                     .iter()
