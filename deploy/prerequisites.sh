@@ -9,7 +9,7 @@ want=(gcc libc6-dev git ca-certificates mmdebstrap e2fsprogs xz-utils)
 command -v npm >/dev/null || want+=(npm)
 for argument in "$@"; do
     case "$argument" in
-        --tests) want+=(erofs-utils jq procps) ;;
+        --tests) want+=(dnsmasq-base erofs-utils jq nginx-light procps) ;;
         *) echo "prerequisites.sh: unknown argument $argument" >&2; exit 2 ;;
     esac
 done

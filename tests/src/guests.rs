@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use libtest_mimic::Failed;
 use mayfly::{
     config::Installation,
-    sandbox::{microvm::MicroVm, template::Template},
+    sandbox::{microvm::MicroVm, network::NetworkEnd, template::Template},
 };
 use mayfly_images::{progress::Progress, store::ImageStore};
 use mayfly_vmm::config::MachineConfig;
@@ -65,6 +65,14 @@ impl Guests {
     /// When it cannot be restored.
     pub async fn restore(&self) -> Result<MicroVm> {
         Ok(MicroVm::restore(&self.installation, &self.template).await?)
+    }
+
+    /// A fresh sandbox with a network, and the end of its link.
+    ///
+    /// # Errors
+    /// When it cannot be restored.
+    pub async fn restore_online(&self) -> Result<(MicroVm, NetworkEnd)> {
+        Ok(MicroVm::restore_online(&self.installation, &self.template).await?)
     }
 
     /// The template.
