@@ -13,6 +13,7 @@ mod judge;
 pub mod leak;
 mod replay;
 pub mod secrets;
+pub mod setup;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls;

@@ -125,6 +125,16 @@ impl HostPattern {
         (!self.text.contains('*')).then_some(self.text.as_str())
     }
 
+    /// The domain that all its names are of or below: what follows the last label with a star. `None` if
+    /// there is none.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        match self.text.rsplit_once('*') {
+            None => Some(&self.text),
+            Some((_, rest)) => rest.split_once('.').map(|(_, domain)| domain),
+        }
+    }
+
     /// Whether it means every name.
     #[must_use]
     pub fn is_any(&self) -> bool {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     document::{Document, Narrower},
     level::{Level, Mode},
+    rule::Rule,
     secret::SecretBinding,
     section::Section,
 };
@@ -18,6 +19,17 @@ pub struct JobPlace {
     pub job: String,
     /// The repository as `owner/name`, if there is one.
     pub repository: Option<String>,
+}
+
+/// Whose TLS the worker ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LookedInto {
+    /// Nobody's.
+    Nothing,
+    /// That of these domains, and of what is below them.
+    Domains(Vec<String>),
+    /// It may be anybody's.
+    Everything,
 }
 
 /// The policy for one job.
@@ -98,6 +110,37 @@ impl Policy {
     pub fn mode(&self, steps: &[Vec<String>]) -> Mode {
         let modes = self.holding(steps).into_iter().map(|(_, mode)| mode);
         modes.max().unwrap_or(Mode::Audit)
+    }
+
+    /// Whose TLS the worker may have to end, at any time of the job.
+    #[must_use]
+    pub fn looked_into(&self) -> LookedInto {
+        let sections = self
+            .sections
+            .iter()
+            .chain(self.steps.iter().map(|(_, section)| section));
+        let rules = sections.flat_map(|section| section.allow.iter().chain(&section.deny));
+        let mut domains: Vec<String> = Vec::new();
+        let looks = |rule: &&Rule| {
+            rule.intercept == Some(true) || rule.intercept.is_none() && rule.asks_of_requests()
+        };
+        let rules: Vec<_> = rules.filter(looks).collect();
+        if rules.iter().any(|rule| rule.hosts.is_empty()) {
+            return LookedInto::Everything;
+        }
+        let secrets = self.secrets.values().flat_map(|binding| &binding.hosts);
+        for host in rules.iter().flat_map(|rule| &rule.hosts).chain(secrets) {
+            match host.domain() {
+                None => return LookedInto::Everything,
+                Some(domain) if domains.iter().any(|known| known == domain) => {}
+                Some(domain) => domains.push(domain.to_owned()),
+            }
+        }
+        if domains.is_empty() {
+            LookedInto::Nothing
+        } else {
+            LookedInto::Domains(domains)
+        }
     }
 
     /// The secret bindings that mean `host`.

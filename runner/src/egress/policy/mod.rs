@@ -29,7 +29,7 @@ pub use decide::{decide, may_resolve};
 pub use document::Document;
 pub use error::PolicyError;
 pub use host::{HostPattern, HostPatternError, normalise};
-pub use job::{JobPlace, Policy};
+pub use job::{JobPlace, LookedInto, Policy};
 pub use level::{Level, Mode};
 pub use path::PathPattern;
 pub use preset::Preset;

@@ -84,6 +84,8 @@ impl Egress {
         G: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let interceptor = self.interceptor()?;
+        // Without it it still works.
+        let _ = host.set_nodelay(true);
         let address = asked.flow.address;
         let name = asked
             .name()
