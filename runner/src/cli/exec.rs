@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::Installation,
-    egress::policy::JobPlace,
+    egress::{intercept::trust, policy::JobPlace, proxy::Egress},
     sandbox::{Exec, ExecEvent, ExecInput, ExecRequest, Sandbox, SandboxError},
 };
 
@@ -86,7 +86,7 @@ pub fn exec(args: &ExecArgs, mode: kvm::KvmMode) -> CommandResult {
         let launcher = interrupts
             .guard(args.machine.launcher(installation))
             .await?;
-        let restored = networks.restore(&launcher, &place);
+        let restored = networks.restore(&launcher, &place, None);
         let sandbox = interrupts.guard(restored).await?;
         eprintln!("{}", networks.line());
         match in_sandbox(args, env, sources, &sandbox, interrupts).await {
@@ -113,11 +113,17 @@ fn explain(failure: Failure, ended: Option<(Ended, String)>) -> Failure {
 
 async fn in_sandbox(
     args: &ExecArgs,
-    env: Vec<(String, String)>,
+    mut env: Vec<(String, String)>,
     sources: Vec<copy::Source>,
     sandbox: &impl Sandbox,
     mut interrupts: Interrupts,
 ) -> CommandResult {
+    if let Some(interceptor) = sandbox.egress().and_then(Egress::interceptor) {
+        let installed = trust::install(sandbox, interceptor.authority());
+        let mut variables = interrupts.guard(installed).await?;
+        variables.retain(|(name, _)| env.iter().all(|(known, _)| known != name));
+        env.append(&mut variables);
+    }
     for source in sources {
         interrupts.guard(source.send(sandbox)).await?;
     }

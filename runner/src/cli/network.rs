@@ -2,6 +2,9 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
+use secrecy::SecretString;
+use url::Url;
+
 use super::{
     Failure,
     egress::{EgressArgs, line},
@@ -12,12 +15,13 @@ use crate::{
     egress::{
         dns::{ResolverError, Upstream},
         guard,
+        intercept::setup::{self, GitHubHosts, SetupError},
         online::Online,
         policy::{Document, JobPlace},
         proxy::{Bounds, Egress},
         record::{self, Record, RecordError, RecordFile, Tell},
     },
-    job::request::JobRequest,
+    job::request::{JobRequest, Variable},
     sandbox::microvm::{MicroVm, RestoreError},
 };
 
@@ -52,6 +56,9 @@ pub enum NetworkError {
     /// No way to look names up.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
+    /// A secret cannot be bound, or TLS not be looked into.
+    #[error(transparent)]
+    Interception(#[from] SetupError),
     /// No stack.
     #[error("starting the sandbox's network: {0}")]
     Stack(#[source] io::Error),
@@ -81,7 +88,8 @@ impl Networks {
         line(&self.document)
     }
 
-    /// Restores a sandbox and serves its network, under the policy for the job at `place`.
+    /// Restores a sandbox and serves its network, under the policy for the job at `place`, whose
+    /// secrets are those of `request`.
     ///
     /// # Errors
     /// [`NetworkError`]; nothing of the sandbox is left then.
@@ -89,6 +97,7 @@ impl Networks {
         &self,
         launcher: &Launcher,
         place: &JobPlace,
+        request: Option<&JobRequest>,
     ) -> Result<MicroVm, NetworkError> {
         let upstream = match self.resolver {
             Some(server) => Upstream::at(server)?,
@@ -102,8 +111,13 @@ impl Networks {
         let file = RecordFile::create(&self.folder, name)?;
         let record = Record::new(Some(file), self.tell.clone());
         let host_side = Arc::new(guard::is_host_side);
-        let policy = self.document.policy(place);
+        let mut policy = self.document.policy(place);
+        let (secrets, github) = request.map_or_else(Default::default, secrets);
+        let interceptor = setup::for_job(&mut policy, &secrets, github.as_ref(), &[])?;
         let egress = Egress::new(policy, record, host_side, Bounds::default());
+        if let Some(interceptor) = interceptor {
+            egress.intercept_with(interceptor);
+        }
         let (mut sandbox, end) = launcher.restore_online().await?;
         let online = Online::start(end.socket, end.addresses, egress, upstream);
         sandbox.goes_online(online.map_err(NetworkError::Stack)?);
@@ -129,4 +143,30 @@ pub fn place(request: &JobRequest) -> JobPlace {
         job: request.job_key().to_owned(),
         repository: repository.map(str::to_owned),
     }
+}
+
+/// A job's secrets by name, its own token as `GITHUB_TOKEN`, and its GitHub.
+fn secrets(request: &JobRequest) -> (Vec<(String, SecretString)>, Option<GitHubHosts>) {
+    let mut secrets = Vec::new();
+    for (name, variable) in request.variables.iter() {
+        if let Variable::Secret(value) = variable {
+            secrets.push((name.to_owned(), value.clone()));
+        }
+    }
+    let is_token = |(name, _): &(String, SecretString)| name.eq_ignore_ascii_case("GITHUB_TOKEN");
+    if !secrets.iter().any(is_token)
+        && let Some(token) = request.variables.get("system.github.token")
+    {
+        secrets.push(("GITHUB_TOKEN".to_owned(), token.expose().to_owned().into()));
+    }
+    let github = request.context_data.get("github");
+    let host = |key: &str| {
+        let url = github?.as_object()?.get(key)?.as_str()?;
+        Some(Url::parse(url).ok()?.host_str()?.to_owned())
+    };
+    let hosts = host("server_url").zip(host("api_url"));
+    (
+        secrets,
+        hosts.map(|(server, api)| GitHubHosts { server, api }),
+    )
 }

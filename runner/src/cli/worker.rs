@@ -297,7 +297,10 @@ async fn prepared(
 ) -> anyhow::Result<MicroVm> {
     let begun = Instant::now();
     let place = network::place(request);
-    let sandbox = machine.networks.restore(&machine.launcher, &place).await?;
+    let restored = machine
+        .networks
+        .restore(&machine.launcher, &place, Some(request));
+    let sandbox = restored.await?;
     let vmm = sandbox.vmm_process();
     machine.notices.tell(&Notice::Sandbox { vmm });
     let whole = begun.elapsed();

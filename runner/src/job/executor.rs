@@ -22,6 +22,7 @@ use super::{
     log::StepLog,
     masking::Masker,
     matcher::Matchers,
+    network,
     outcome::{Conclusion, JobOutcome, StepRecord},
     reporter::{EventKind, PlannedStep, Reporter},
     request::{JobRequest, MaskHint, StepAction, Variable},
@@ -48,6 +49,8 @@ pub async fn execute<S: Sandbox, R: Reporter>(
     cancellation: Cancellation,
 ) -> JobOutcome {
     let started = Instant::now();
+    let (options, trusted) = network::looked_into(options, sandbox).await;
+    let options = &options;
     let debug = options.debug || request.variables.is_true("ACTIONS_STEP_DEBUG");
     let shared = Shared {
         request,
@@ -78,7 +81,7 @@ pub async fn execute<S: Sandbox, R: Reporter>(
         numbers: 1..=u32::MAX,
     };
     // Secrets first: nothing is reported before they are known.
-    let masks = run.add_masks();
+    let masks = trusted.and_then(|()| run.add_masks());
     let masker = shared.masker.clone();
     if let Some(egress) = sandbox.egress() {
         let hide = move |text: &str| masker.mask(text).into_owned();

@@ -45,6 +45,7 @@ mod log;
 mod mask_encodings;
 pub mod masking;
 mod matcher;
+mod network;
 mod never_begun;
 mod options;
 pub mod outcome;

@@ -299,7 +299,7 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
         let running = self.begins(begun, name);
         let ended = steps::run(&mut run).await;
         drop(running);
-        match ended {
+        let (conclusion, lost) = match ended {
             Ok(ended) => {
                 // What stopped the action around is told once, by it.
                 if stop.is_stopped_around().await.is_none()
@@ -316,15 +316,25 @@ impl<S: Sandbox, R: Reporter> Shared<'_, S, R> {
                     Err(_) => (Conclusion::Failure, Ok(())),
                 }
             }
+        };
+        if begun.task.depth > 0 {
+            return (conclusion, lost);
         }
+        let words = self.words(begun, name);
+        (self.sent_astray(&words, conclusion, output).await, lost)
     }
 
     /// From now on the sandbox's network is that of this step. Steps inside of a composite action are
     /// part of the step around them.
     fn begins(&self, begun: &Begun<'_>, name: &str) -> Option<RunningStep> {
         let egress = self.sandbox.egress().filter(|_| begun.task.depth == 0)?;
+        Some(egress.step(self.words(begun, name)))
+    }
+
+    /// By what the policy knows a step: its id and its name.
+    fn words(&self, begun: &Begun<'_>, name: &str) -> Vec<String> {
         let id = begun.task.step.context_name.clone();
-        Some(egress.step(vec![id, self.masker.mask(name).into_owned()]))
+        vec![id, self.masker.mask(name).into_owned()]
     }
 
     async fn timeout(&self, begun: &Begun<'_>, output: &mut StepOutput<'_, R>) -> Option<f64> {

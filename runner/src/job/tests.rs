@@ -8,6 +8,7 @@ mod docker;
 mod environment;
 mod hostile;
 mod matchers;
+mod network;
 mod order;
 
 use crate::{

@@ -16,6 +16,8 @@ use tokio::{
     sync::mpsc,
 };
 
+use crate::egress::proxy::Egress;
+
 use super::{Exec, ExecEvent, ExecInput, ExecRequest, ExecStatus, Sandbox, SandboxError};
 
 /// Files of the fake by absolute path: mode and content. Directories exist by their files.
@@ -119,6 +121,7 @@ struct State {
 #[derive(Clone, Default)]
 pub struct FakeSandbox {
     state: Arc<Mutex<State>>,
+    egress: Option<Egress>,
 }
 
 impl std::fmt::Debug for FakeSandbox {
@@ -132,6 +135,15 @@ impl FakeSandbox {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same sandbox with a network.
+    #[must_use]
+    pub fn with_egress(&self, egress: Egress) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            egress: Some(egress),
+        }
     }
 
     /// Queues what the next process without a reply from [`Self::on_exec`] does.
@@ -270,6 +282,10 @@ impl FakeSandbox {
 }
 
 impl Sandbox for FakeSandbox {
+    fn egress(&self) -> Option<&Egress> {
+        self.egress.as_ref()
+    }
+
     async fn exec(&self, request: ExecRequest) -> Result<Exec, SandboxError> {
         let what = request.argv.first().cloned().unwrap_or_default();
         let (index, reply) = self.start(request);

@@ -165,7 +165,10 @@ impl JobRunner {
     async fn prepare(&self, run: &JobRun) -> Result<(MicroVm, Witness), RunJobError> {
         let witness = Witness::new(self.launcher.host_key()?, self.identity(run));
         let place = network::place(&run.request);
-        let sandbox = self.networks.restore(&self.launcher, &place).await?;
+        let restored = self
+            .networks
+            .restore(&self.launcher, &place, Some(&run.request));
+        let sandbox = restored.await?;
         witness
             .introduce(&sandbox)
             .await

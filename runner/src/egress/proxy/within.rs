@@ -55,6 +55,12 @@ impl Egress {
         taken
     }
 
+    /// As if a secret was stopped in a connection of the steps that run.
+    #[cfg(test)]
+    pub(crate) fn stop_in_running_steps(&self, words: &str) {
+        self.remember(&self.inner.steps.words(), words);
+    }
+
     fn stopped(&self) -> std::sync::MutexGuard<'_, Vec<Stopped>> {
         let stopped = &self.inner.stopped;
         stopped
