@@ -115,7 +115,11 @@ async fn measure() -> Result<Report> {
     let bindings = Bindings::new([("TOKEN".to_owned(), SECRET.into(), binding)])?;
     let authority = Authority::draw(None)?;
     let guests = authority.der().clone();
-    let interceptor = Interceptor::new(authority, &[certificate.clone()], Arc::new(bindings))?;
+    let interceptor = Interceptor::new(
+        authority,
+        std::slice::from_ref(&certificate),
+        Arc::new(bindings),
+    )?;
     let worker = intercept(Arc::new(interceptor), server).await?;
     let direct = Way::new(server, certificate)?;
     let intercepted = Way::new(worker, guests)?;
