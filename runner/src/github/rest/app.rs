@@ -5,6 +5,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 /// How far the two clocks may be apart, in seconds.
 const SKEW: i64 = 60;
@@ -42,9 +43,9 @@ impl AppKey {
     /// # Errors
     /// [`AppKeyError`].
     pub fn read(pem: &[u8]) -> Result<Self, AppKeyError> {
-        // Its bytes are cleared when it is dropped.
         let der = PrivateKeyDer::from_pem_slice(pem).map_err(|_| AppKeyError::Pem)?;
-        let key = match &der {
+        let der = Zeroizing::new(der);
+        let key = match &*der {
             PrivateKeyDer::Pkcs1(key) => KeyPair::from_der(key.secret_pkcs1_der()),
             PrivateKeyDer::Pkcs8(key) => KeyPair::from_pkcs8(key.secret_pkcs8_der()),
             _ => return Err(AppKeyError::Rejected),
