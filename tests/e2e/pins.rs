@@ -248,10 +248,10 @@ fn used_before() -> Result<(), Failed> {
 }
 
 fn unpinned() -> Result<(), Failed> {
-    let container = "runs: {using: docker, image: 'docker://alpine:3'}\n";
+    let container = "runs: {using: docker, image: 'docker://127.0.0.1:1/alpine:3'}\n";
     let calls = "on: workflow_call\njobs: {j: {runs-on: x, steps: [{uses: octo/container@v1}]}}\n";
     let text = workflow(&["v1"])
-        + "      - uses: docker://alpine:3.20\n  far:\n    uses: \
+        + "      - uses: docker://127.0.0.1:1/alpine:3.20\n  far:\n    uses: \
         octo/calls/.github/workflows/f.yml@v1\n";
     let world = World::new(&text);
     world.forget(false);
@@ -266,7 +266,7 @@ fn unpinned() -> Result<(), Failed> {
         "4 references may not run under the policy pins = require",
         "ci.yml:6:15: unpinned: `octo/tool@v1` is not in the lock; run `mayfly pin`",
         "ci.yml:7:15: unpinned: `octo/outer@v1` is not in the lock",
-        "ci.yml:8:15: unpinned: the image `alpine:3.20`",
+        "ci.yml:8:15: unpinned: the image `127.0.0.1:1/alpine:3.20`",
         "ci.yml:10:11: unpinned: `octo/calls@v1` is not in the lock",
     ] {
         assert!(
