@@ -25,7 +25,7 @@ use mayfly_tests::{git_server::GitServer, guests::Guests, run_group};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-/// Size of the large file. A gibibyte was fetched by hand; in an emulated machine that takes minutes.
+/// Size of the large file: a gibibyte would take minutes in an emulated machine.
 const LARGE_MIB: usize = 64;
 /// Connections at once.
 const PARALLEL: usize = 500;
