@@ -180,7 +180,10 @@ mod tests {
             of("[[allow]]\nhost = \"*\"\nintercept = true"),
             LookedInto::Everything
         );
-        assert_eq!(of("[[deny]]\npath = \"/x\""), LookedInto::Everything);
+        assert_eq!(
+            of("[[deny]]\nhost = \"*\"\npath = \"/x\""),
+            LookedInto::Everything
+        );
         assert_eq!(
             of("[steps.scan]\n[[steps.scan.allow]]\nhost = \"d.example\"\nmethod = \"GET\""),
             domains(&["d.example"])
