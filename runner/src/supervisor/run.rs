@@ -300,6 +300,8 @@ impl Supervisor {
         };
         if !ended {
             tracing::warn!("told to end once more: all workers are ended now");
+            // First what could start others.
+            now.tasks.shutdown().await;
             self.each(Crew::kill);
             self.until_none(Instant::now() + self.times.last).await;
         }
