@@ -301,7 +301,7 @@ const OWN: &str = "      - uses: ./
 fn proof(world: &World, log: &str, job: &str, nonce: &str) -> Ended {
     let answer = log
         .lines()
-        .find_map(|line| Some(&line[line.find("{\"payload\"")?..]));
+        .find_map(|line| Some(&line[line.find("{\"key\":")?..]));
     let answer = answer.unwrap_or_else(|| panic!("no answer in\n{log}"));
     let file = world.folder.path().join("answer.json");
     fs::write(&file, answer).expect("our own folder");
