@@ -51,7 +51,7 @@ cargo test --locked -p mayfly-tests --no-run
 # emulated machine was seen to hang; a group that does not end is run once more, and that is said. One
 # that fails is not. Each runs in a session of its own, so that nothing of one that hung goes on beside
 # the next; what it says is shown when it ends.
-groups=(workflows containers faults run secrets toolkit network exec images isolation worker pins doctor operations)
+groups=(workflows containers faults run exec serve secrets images network toolkit isolation worker pins operations doctor)
 limit=720
 logs=$(mktemp -d)
 states=("$MAYFLY_STATE" "$MAYFLY_STATE-2")

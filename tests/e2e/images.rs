@@ -87,6 +87,8 @@ impl Place {
         let mut command = bench().mayfly([&["image"], arguments].concat());
         command
             .env("MAYFLY_STATE", self.path("state"))
+            // A cache of its own: what another place has unpacked is not taken over.
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env("TMPDIR", self.path("tmp"));
         command
     }

@@ -30,6 +30,7 @@ pub mod npm;
 pub mod planned;
 pub mod processes;
 pub mod scenario;
+pub mod served;
 pub mod spread;
 
 /// Image that the scenarios run in.

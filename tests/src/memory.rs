@@ -7,44 +7,66 @@ use std::{
 };
 
 /// How much is read at a time.
-const PIECE: usize = 1 << 20;
+const PIECE: u64 = 1 << 20;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 
-/// Which of `needles` are in the memory of a process that it may write.
+/// Which of `needles` are in the memory of a process that it may write. Pages that are still as their file
+/// has them are left out: what a process writes it has for itself.
 ///
 /// # Errors
 /// If it cannot be read; without the rights of root it cannot.
 pub fn search(process: u32, needles: &[&str]) -> io::Result<Vec<String>> {
     let memory = File::open(format!("/proc/{process}/mem"))?;
-    let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or(1);
+    let pages = File::open(format!("/proc/{process}/pagemap"))?;
     let mut found = Vec::new();
     let mut looked = 0;
     for line in fs::read_to_string(format!("/proc/{process}/maps"))?.lines() {
         let Some((start, end)) = range(line).filter(|_| line.contains(" rw")) else {
             continue;
         };
-        let mut buffer = vec![0; PIECE + longest];
-        let mut at = start;
-        while at < end {
-            let size = usize::try_from(end - at)
-                .unwrap_or(PIECE)
-                .min(PIECE + longest);
-            // Parts of a mapping may be no memory, like a file's end.
-            if let Ok(count) = memory.read_at(&mut buffer[..size], at) {
-                looked += count;
-                for needle in needles {
-                    let known = found.iter().any(|known| known == needle);
-                    if !known && contains(&buffer[..count], needle.as_bytes()) {
-                        found.push((*needle).to_owned());
-                    }
+        let shared = line.contains(" rw-s") || line.contains(" rwxs");
+        for (from, to) in written(&pages, start, end, shared)? {
+            let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(0)];
+            // The process may have given it back meanwhile.
+            let Ok(count) = memory.read_at(&mut bytes, from) else {
+                continue;
+            };
+            looked += count;
+            for needle in needles {
+                let known = found.iter().any(|known| known == needle);
+                if !known && contains(&bytes[..count], needle.as_bytes()) {
+                    found.push((*needle).to_owned());
                 }
             }
-            at += PIECE as u64;
         }
     }
     if looked == 0 {
         return Err(io::Error::other("no memory could be read"));
     }
     Ok(found)
+}
+
+/// Runs of pages that are there and not as a file has them, each no longer than a piece.
+fn written(pages: &File, start: u64, end: u64, shared: bool) -> io::Result<Vec<(u64, u64)>> {
+    const PRESENT: u64 = 1 << 63 | 1 << 62;
+    const OF_FILE: u64 = 1 << 61;
+    let count = usize::try_from((end - start) / PAGE).unwrap_or(0);
+    let mut entries = vec![0; count * 8];
+    let read = pages.read_at(&mut entries, start / PAGE * 8)?;
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (index, entry) in entries[..read].chunks_exact(8).enumerate() {
+        let entry = u64::from_le_bytes(entry.try_into().unwrap_or_default());
+        if entry & PRESENT == 0 || (entry & OF_FILE != 0 && !shared) {
+            continue;
+        }
+        let at = start + index as u64 * PAGE;
+        match runs.last_mut() {
+            Some((from, to)) if *to == at && at - *from < PIECE => *to = at + PAGE,
+            _ => runs.push((at, at + PAGE)),
+        }
+    }
+    Ok(runs)
 }
 
 fn range(line: &str) -> Option<(u64, u64)> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::{Value as Json, json};
@@ -52,6 +52,8 @@ pub struct Job {
     pub steps: BTreeMap<u64, Json>,
     /// What its live log showed.
     pub feed: FeedLines,
+    /// When it was acquired.
+    pub acquired_at: Option<SystemTime>,
     /// Whether it was acquired for a scale set.
     pub(super) acquired: bool,
     /// Whether GitHub gave it up, because its lock ended.
@@ -194,6 +196,7 @@ impl State {
             return self.violation(403, format!("acquirejob: {id} was not offered to {client}"));
         }
         job.runner = Some(client.clone());
+        job.acquired_at = Some(SystemTime::now());
         job.locked_until = Some(Instant::now() + LOCK);
         let message = job.message.clone();
         if let Some(runner) = self.runners.get_mut(&client) {
