@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    path::Path,
     process::{Child, Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -11,6 +12,7 @@ use std::{
 use libtest_mimic::{Failed, Trial};
 use mayfly_tests::{
     bench,
+    git_server::git,
     github::{FakeGitHub, FakeJob, Fault, Job},
     processes, run_group,
 };
@@ -33,6 +35,10 @@ fn main() -> ExitCode {
         Trial::test(
             "the_message_captured_from_github_runs_and_completes",
             captured,
+        ),
+        Trial::test(
+            "actions_by_reference_run_from_the_store_as_the_lock_has_them",
+            actions,
         ),
         Trial::test(
             "a_worker_that_is_killed_in_any_phase_leaves_nothing",
@@ -284,6 +290,209 @@ fn captured() -> Result<(), Failed> {
     assert!(log(&job, 2).contains("Z acquired at "), "{}", log(&job, 2));
     let first = log(&job, 1);
     assert!(first.contains("Complete job name: probe-test"), "{first}");
+    nothing_left(&github);
+    Ok(())
+}
+
+const TOOL: &str = "\
+name: tool
+inputs: {who: {default: nobody}}
+outputs: {greeting: {description: what was said}}
+runs: {using: node24, main: main.js, post: post.js}
+";
+const MAIN: &str = "\
+const fs = require('fs');
+console.log(`hello ${process.env.INPUT_WHO} from the tool`);
+fs.appendFileSync(process.env.GITHUB_OUTPUT, 'greeting=hi\\n');
+fs.appendFileSync(process.env.GITHUB_STATE, 'kept=state of main\\n');
+";
+const POST: &str = "console.log(`post has the ${process.env.STATE_kept}`);\n";
+const OUTER: &str = "\
+name: outer
+inputs: {who: {required: true}}
+outputs: {greeting: {description: g, value: '${{ steps.t.outputs.greeting }}'}}
+runs:
+  using: composite
+  steps:
+    - id: t
+      uses: octo/tool/act@v2
+      with: {who: '${{ inputs.who }}'}
+";
+
+/// A repository below a folder with a tag; its commit.
+fn repository(
+    base: &Path,
+    name: &str,
+    files: &[(&str, &str)],
+    tag: &str,
+) -> Result<String, Failed> {
+    let folder = base.join(name);
+    for (path, text) in files {
+        let path = folder.join(path);
+        fs::create_dir_all(path.parent().ok_or("a folder")?)?;
+        fs::write(path, text)?;
+    }
+    git(&folder, &["init", "-q", "-b", "main"]);
+    git(&folder, &["add", "-A"]);
+    git(&folder, &["commit", "-q", "-m", "release"]);
+    git(&folder, &["tag", tag]);
+    Ok(git(&folder, &["rev-parse", "HEAD"]))
+}
+
+fn actions() -> Result<(), Failed> {
+    let github = GitHub::start()?;
+    let folder = tempfile::tempdir()?;
+    let base = folder.path();
+    let files = [
+        ("act/action.yml", TOOL),
+        ("act/main.js", MAIN),
+        ("act/post.js", POST),
+    ];
+    let tool = repository(base, "octo/tool", &files, "v2")?;
+    let outer = repository(base, "octo/outer", &[("action.yml", OUTER)], "v1")?;
+    github.fake.repositories(base);
+    let job = FakeJob {
+        name: "build".into(),
+        scripts: vec![(
+            "say".into(),
+            "echo the step said ${{ steps.outer.outputs.greeting }}".into(),
+        )],
+        secrets: vec![("WHO".into(), "hunter2-canary".into())],
+    };
+    let text = |text: &str| json!({"type": 0, "lit": text});
+    let id = github.fake.queue_with(&job, |message| {
+        let script = message["steps"][0].take();
+        let mut script = script;
+        script["inputs"]["map"][0]["Value"] = json!({
+            "type": 3, "expr": "format('echo the step said {0}', steps.outer.outputs.greeting)",
+        });
+        let uses = json!({
+            "type": "action", "id": "22222222-0000-4000-8000-000000000001", "name": "outer",
+            "contextName": "outer", "condition": "success()", "displayNameToken": null,
+            "reference": {"type": "repository", "name": "octo/outer", "ref": "v1",
+                          "repositoryType": "GitHub", "path": ""},
+            "inputs": {"type": 2, "map": [{"Key": text("who"), "Value": {"type": 3, "expr": "secrets.WHO"}}]},
+        });
+        message["steps"] = json!([uses, script]);
+        message["dependencies"] = json!([
+            format!("octo/outer@v1:sha1-{outer}"), format!("octo/tool@v2:sha1-{tool}"),
+        ]);
+    });
+    let (code, said) = ended(github.worker()?)?;
+    let job = github.fake.job(&id);
+    let all = || {
+        (1..=8)
+            .map(|number| log(&job, number))
+            .collect::<Vec<_>>()
+            .join("----\n")
+    };
+    assert_eq!(
+        (code, said.as_str()),
+        (0, "job ended: success\n"),
+        "{}\n{:?}",
+        all(),
+        github.fake.violations()
+    );
+    let shown: Vec<String> = job
+        .steps
+        .values()
+        .map(|step| {
+            format!(
+                "{} {}",
+                step["number"],
+                step["name"].as_str().unwrap_or_default()
+            )
+        })
+        .collect();
+    let expected = [
+        "1 Set up job",
+        "2 Run octo/outer@v1",
+        "3 say",
+        "6 Post Run octo/outer@v1",
+        "7 Complete job",
+    ];
+    assert_eq!(shown, expected);
+    let set_up = log(&job, 1);
+    for line in [
+        "Using locked action versions from the workflow's lockfile".to_owned(),
+        format!("Download action repository 'octo/outer@v1' (SHA:{outer})"),
+        format!("Download action repository 'octo/tool@v2' (SHA:{tool})"),
+    ] {
+        assert!(set_up.contains(&line), "{line}: {set_up}");
+    }
+    assert!(
+        log(&job, 2).contains("Z hello *** from the tool\n"),
+        "{}",
+        all()
+    );
+    assert!(log(&job, 3).contains("Z the step said hi\n"), "{}", all());
+    assert!(
+        log(&job, 6).contains("Z post has the state of main\n"),
+        "{}",
+        all()
+    );
+    let done = job.completed.as_ref().ok_or("a result")?;
+    let step = &done["stepResults"][1];
+    assert_eq!(
+        (
+            &step["action_name"],
+            &step["ref"],
+            &step["type"],
+            &step["external_id"]
+        ),
+        (
+            &json!("octo/outer"),
+            &json!("v1"),
+            &json!("repository"),
+            &job.message["steps"][0]["id"]
+        )
+    );
+    // The live log had lines while the job ran, and no secret.
+    let fed = format!("{:?}", job.feed);
+    assert!(
+        fed.contains("hello *** from the tool") && !fed.contains("hunter2"),
+        "{fed}"
+    );
+
+    // The same job once more: its tag was moved since, which the lock does not follow.
+    fs::write(
+        base.join("octo/tool/act/main.js"),
+        "console.log('EVIL CODE RAN')",
+    )?;
+    git(&base.join("octo/tool"), &["commit", "-q", "-am", "evil"]);
+    git(&base.join("octo/tool"), &["tag", "-f", "v2"]);
+    let message = job.message.clone();
+    let id = github.fake.queue_with(
+        &FakeJob {
+            name: "again".into(),
+            scripts: Vec::new(),
+            secrets: Vec::new(),
+        },
+        |own| {
+            own["steps"] = message["steps"].clone();
+            own["dependencies"] = message["dependencies"].clone();
+            own["variables"]["WHO"] = message["variables"]["WHO"].clone();
+        },
+    );
+    let (code, said) = ended(worker(&github.fake.register("sandbox-2"))?)?;
+    let job = github.fake.job(&id);
+    assert_eq!(
+        (code, said.as_str()),
+        (0, "job ended: failure\n"),
+        "{}",
+        log(&job, 1)
+    );
+    assert!(
+        log(&job, 1).contains("moved: `octo/tool@v2`"),
+        "{}",
+        log(&job, 1)
+    );
+    let whole: Vec<u8> = job
+        .blobs
+        .values()
+        .flat_map(|blob| blob.bytes.clone())
+        .collect();
+    assert!(!String::from_utf8_lossy(&whole).contains("EVIL"));
     nothing_left(&github);
     Ok(())
 }

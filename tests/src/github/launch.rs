@@ -98,9 +98,27 @@ impl State {
                     |body| Raw { status: 200, body },
                 )
             }
+            ["tarball", id] => packed(&folder, owner, name, id),
             ["tags"] => Raw::json(200, &named(&folder, "refs/tags/")),
             ["branches"] => Raw::json(200, &named(&folder, "refs/heads/")),
             ["compare", ..] => Raw::json(200, &json!({"status": "ahead"})),
+            ["git", "ref", kind @ ("tags" | "heads"), name @ ..] => {
+                let name = format!("refs/{kind}/{}", name.join("/"));
+                let found = commit(&folder, &name);
+                found.map_or_else(
+                    || Raw::json(404, &json!({"message": "Not Found"})),
+                    |id| Raw::json(200, &json!({"object": {"type": "commit", "sha": id}})),
+                )
+            }
+            ["git", "trees", id] => {
+                let listed = run(&folder, &["ls-tree", "-r", "-t", id]).unwrap_or_default();
+                let listed = String::from_utf8_lossy(&listed).into_owned();
+                let entries: Vec<Json> = listed.lines().filter_map(tree_entry).collect();
+                Raw::json(
+                    200,
+                    &json!({"sha": id, "tree": entries, "truncated": false}),
+                )
+            }
             ["git", "commits", id] => match run(&folder, &["cat-file", "commit", id]) {
                 Some(object) => Raw::json(200, &told(&String::from_utf8_lossy(&object))),
                 None => Raw::json(404, &json!({"message": "Not Found"})),
@@ -122,16 +140,22 @@ impl State {
             let (status, body) = self.violation(401, format!("{}: not its token", asked.path));
             return Raw::json(status, &body);
         }
-        let prefix = format!("--prefix={owner}-{name}-{}/", &id[..id.len().min(7)]);
-        let arguments = ["archive", "--format=tar.gz", &prefix, id];
-        let packed = self
-            .repository(owner, name)
-            .and_then(|folder| run(&folder, &arguments));
-        packed.map_or_else(
+        let folder = self.repository(owner, name);
+        folder.map_or_else(
             || Raw::json(404, &json!({})),
-            |body| Raw { status: 200, body },
+            |folder| packed(&folder, owner, name, id),
         )
     }
+}
+
+/// The archive of a commit, as GitHub packs it.
+fn packed(folder: &Path, owner: &str, name: &str, id: &str) -> Raw {
+    let prefix = format!("--prefix={owner}-{name}-{}/", &id[..id.len().min(7)]);
+    let packed = run(folder, &["archive", "--format=tar.gz", &prefix, id]);
+    packed.map_or_else(
+        || Raw::json(404, &json!({})),
+        |body| Raw { status: 200, body },
+    )
 }
 
 /// An answer that need not be JSON.
@@ -184,6 +208,16 @@ fn commit(folder: &Path, reference: &str) -> Option<String> {
         &["rev-parse", "--verify", "-q", "--end-of-options", &wanted],
     )?;
     Some(String::from_utf8_lossy(&id).trim().to_owned())
+}
+
+/// An entry of a tree from a line of `git ls-tree`.
+fn tree_entry(line: &str) -> Option<Json> {
+    let (about, path) = line.split_once('\t')?;
+    let words: Vec<&str> = about.split(' ').collect();
+    let [mode, kind, sha] = words.as_slice() else {
+        return None;
+    };
+    Some(json!({"path": path, "mode": mode, "type": kind, "sha": sha}))
 }
 
 /// Tags or branches with their commits.
