@@ -9,7 +9,7 @@ want=(gcc libc6-dev git ca-certificates mmdebstrap e2fsprogs xz-utils)
 command -v npm >/dev/null || want+=(npm)
 for argument in "$@"; do
     case "$argument" in
-        --tests) want+=(dnsmasq-base erofs-utils jq nginx-light procps) ;;
+        --tests) want+=(dnsmasq-base erofs-utils jq nginx-light passt procps prometheus slirp4netns systemd) ;;
         *) echo "prerequisites.sh: unknown argument $argument" >&2; exit 2 ;;
     esac
 done
@@ -30,4 +30,16 @@ sudo=()
 [ "$(id -u)" = 0 ] || sudo=(sudo)
 echo "Installing Debian packages: ${missing[*]}"
 "${sudo[@]}" apt-get update -qq
+# Tests start these programs themselves; the services that come with them stay off.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+    "${sudo[@]}" chmod 755 "$policy"
+    trap '"${sudo[@]}" rm -f "$policy"' EXIT
+fi
 DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+for service in nginx prometheus; do
+    case " ${missing[*]} " in
+        *" $service"[\ -]*) "${sudo[@]}" systemctl disable --quiet "$service" 2>/dev/null || true ;;
+    esac
+done
