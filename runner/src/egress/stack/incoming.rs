@@ -95,6 +95,15 @@ struct Ask {
     packet: Vec<u8>,
 }
 
+impl Ask {
+    /// Answers that there will be nothing, unless the flow is gone.
+    fn refuse(self, refusal: Refusal) {
+        if self.shared.table.remove(self.key, self.id) {
+            craft::refuse(&self.shared, &self.packet, refusal);
+        }
+    }
+}
+
 impl PendingStream {
     pub(super) fn new(shared: Arc<Shared>, key: Key, id: u64, packet: Vec<u8>) -> Self {
         let ask = Ask {
@@ -126,10 +135,8 @@ impl PendingStream {
     }
 
     fn answer(&mut self, refusal: Refusal) {
-        if let Some(ask) = self.ask.take()
-            && ask.shared.table.remove(ask.key, ask.id)
-        {
-            craft::refuse(&ask.shared, &ask.packet, refusal);
+        if let Some(ask) = self.ask.take() {
+            ask.refuse(refusal);
         }
     }
 }
@@ -184,10 +191,8 @@ impl PendingDatagrams {
     }
 
     fn answer(&mut self, refusal: Refusal) {
-        if let Some(ask) = self.ask.take()
-            && ask.shared.table.remove(ask.key, ask.id)
-        {
-            craft::refuse(&ask.shared, &ask.packet, refusal);
+        if let Some(ask) = self.ask.take() {
+            ask.refuse(refusal);
         }
     }
 }
